@@ -1,0 +1,277 @@
+"""T1-weighted images: read and checked, on the RAS axes, and back on the grid they came from."""
+
+import gzip
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ..errors import InputError
+
+MIN_SIDE = 16
+"""Fewest voxels along any axis: fewer cannot hold a brain at any resolution in use."""
+VOXEL_SIZE_RANGE = (0.2, 8.0)
+"""Plausible voxel sizes in mm; outside it the header's units are wrong."""
+MAX_VOXELS = 1024**3
+"""A larger header is refused before anything is allocated."""
+MAX_SHEAR = 1e-3
+"""Largest cosine between two voxel axes: ITK's images cannot hold a sheared grid."""
+
+
+@dataclass(frozen=True)
+class T1wImage:
+    """A checked T1w image on RAS axes.
+
+    Attributes
+    ----------
+    volume : numpy.ndarray of float32, shape (x, y, z)
+        Intensities as the header scales them, RAS axis order.
+    affine : numpy.ndarray of float64, shape (4, 4)
+        Voxel indices of ``volume`` to RAS+ mm.
+    path : pathlib.Path
+        The file read.
+    warnings : tuple of str
+        What was noticed and did not prevent reading.
+    """
+
+    volume: np.ndarray
+    affine: np.ndarray
+    path: Path
+    warnings: tuple = field(default=())
+
+
+def load_t1w(path):
+    """Read a T1w image, check that it can be used, and bring it to RAS axes.
+
+    Parameters
+    ----------
+    path : path-like
+        NIfTI-1 or NIfTI-2 file, 3-D (trailing axes of length 1 are dropped).
+
+    Returns
+    -------
+    T1wImage
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or holds no usable T1w volume; the message names the file, what
+        is wrong with it, and what to do.
+    """
+    path = Path(path)
+    image = open_nifti(path)
+    warnings = check_header(image, path)
+    try:
+        data = np.asanyarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, ValueError, gzip.BadGzipFile, nib.filebasedimages.ImageFileError):
+        raise InputError(
+            f"{path} is truncated or damaged: its data end before its header says. "
+            "Copy or convert the file again."
+        ) from None
+    data = data.reshape(data.shape[:3])
+    check_intensities(data, path)
+    image = nib.as_closest_canonical(nib.Nifti1Image(data, image.affine))
+    return T1wImage(
+        volume=np.ascontiguousarray(image.get_fdata(dtype=np.float32)),
+        affine=image.affine,
+        path=path,
+        warnings=tuple(warnings),
+    )
+
+
+def open_nifti(path):
+    """Open a NIfTI file without reading its data.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    nibabel.Nifti1Image or nibabel.Nifti2Image
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, unreadable or not a NIfTI image.
+    """
+    path = Path(path)
+    if not path.exists():
+        hint = " It is a dangling link: fetch its content first (datalad get, git annex get)."
+        raise InputError(f"{path} does not exist." + (hint if path.is_symlink() else ""))
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: its permissions forbid it.")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes). Copy or convert the file again.")
+    try:
+        image = nib.load(path)
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+        image = None
+    # NIfTI-2's class derives from NIfTI-1's; Analyze and MGH files do not.
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(
+            f"{path} is not a readable NIfTI image: its header is damaged or of another format. "
+            "Convert the scan again."
+        )
+    return image
+
+
+def check_header(image, path):
+    """Refuse headers that cannot describe a T1w volume in space.
+
+    Parameters
+    ----------
+    image : nibabel.Nifti1Image
+    path : path-like
+        Named in the messages.
+
+    Returns
+    -------
+    list of str
+        Warnings.
+
+    Raises
+    ------
+    InputError
+    """
+    shape = image.shape
+    if len(shape) > 3 and any(side != 1 for side in shape[3:]):
+        raise InputError(
+            f"{path} has {len(shape)} dimensions {shape}: a T1w image must be 3-D. "
+            "Extract one volume of it."
+        )
+    if len(shape) < 3 or min(shape[:3]) < MIN_SIDE:
+        raise InputError(
+            f"{path} has shape {shape}: a T1w image needs at least {MIN_SIDE} voxels along each "
+            "of three axes. Localizers and single slices cannot be harmonized."
+        )
+    if np.prod([float(side) for side in shape]) > MAX_VOXELS:
+        raise InputError(
+            f"{path} claims {shape} voxels, more than any T1w image has: its header is damaged."
+        )
+    dtype = image.get_data_dtype()
+    if dtype.fields is not None or np.issubdtype(dtype, np.complexfloating):
+        raise InputError(
+            f"{path} holds {dtype} voxels: a T1w image must have one real number per voxel."
+        )
+    return _check_affine(image, path)
+
+
+def _check_affine(image, path):
+    qform, qcode = image.header.get_qform(coded=True)
+    sform, scode = image.header.get_sform(coded=True)
+    if not qcode and not scode:
+        raise InputError(
+            f"{path} has neither a qform nor an sform (both codes are 0): left and right cannot "
+            "be told apart. Convert it again from DICOM, or set its orientation."
+        )
+    affine = image.affine
+    columns = affine[:3, :3]
+    sizes = np.sqrt((columns**2).sum(axis=0))
+    if not np.isfinite(affine).all() or sizes.min() == 0:
+        raise InputError(f"{path} has a degenerate affine (zero or non-finite axes): {affine}.")
+    directions = columns / sizes
+    if abs(np.linalg.det(directions)) < 1e-2:
+        raise InputError(f"{path} has a degenerate affine: its voxel axes lie in one plane.")
+    if sizes.min() < VOXEL_SIZE_RANGE[0] or sizes.max() > VOXEL_SIZE_RANGE[1]:
+        raise InputError(
+            f"{path} has voxels of {np.round(sizes, 3).tolist()} mm: outside "
+            f"{VOXEL_SIZE_RANGE[0]}-{VOXEL_SIZE_RANGE[1]} mm. Check the units of its header."
+        )
+    if np.abs(directions.T @ directions - np.eye(3)).max() > MAX_SHEAR:
+        raise InputError(
+            f"{path} has a sheared affine (voxel axes not at right angles). "
+            "Resample it on a grid with orthogonal axes."
+        )
+    if qcode and scode and not np.allclose(qform, sform, atol=1e-2):
+        return [
+            f"{path.name}: qform and sform differ by up to "
+            f"{np.abs(qform - sform).max():.2f}; the sform is used."
+        ]
+    return []
+
+
+def check_intensities(data, path):
+    """Refuse volumes without an image in them.
+
+    Parameters
+    ----------
+    data : numpy.ndarray, shape (x, y, z)
+    path : path-like
+        Named in the messages.
+
+    Raises
+    ------
+    InputError
+        If any voxel is NaN or infinite, or all voxels have one value.
+    """
+    finite = np.isfinite(data)
+    if not finite.all():
+        raise InputError(
+            f"{path} has {int((~finite).sum())} NaN or infinite voxels. "
+            "Convert it again, or set them to 0 if they are background."
+        )
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        what = "all its voxels are 0" if low == 0 else f"all its voxels have the value {low:g}"
+        raise InputError(f"{path} is blank: {what}.")
+
+
+def save_nifti(volume, affine, path, dtype=np.float32):
+    """Write a volume on RAS axes as NIfTI-1, in scanner coordinates, in mm.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+    affine : numpy.ndarray, shape (4, 4)
+    path : path-like
+    dtype : numpy dtype
+        Type on disk; integers are rounded, never scaled.
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    dtype = np.dtype(dtype)
+    data = np.rint(volume) if np.issubdtype(dtype, np.integer) else np.asarray(volume)
+    image = nib.Nifti1Image(data.astype(dtype), affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    nib.save(image, path)
+    return Path(path)
+
+
+def save_on_grid_of(volume, reference_path, path, dtype=np.float32):
+    """Write a RAS volume on the grid of an existing image, which may have any axis order.
+
+    Shape, affine, qform, sform, their codes, and units are the reference's, bit for bit.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        RAS axis order, as :func:`load_t1w` gives it for ``reference_path``.
+    reference_path : path-like
+    path : path-like
+    dtype : numpy dtype
+        Type on disk.
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    reference = open_nifti(reference_path)
+    to_ras = nib.io_orientation(reference.affine)
+    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), to_ras)
+    data = nib.orientations.apply_orientation(np.asarray(volume), back).astype(dtype)
+    header = reference.header.copy()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(data.shape)
+    header["scl_slope"], header["scl_inter"] = np.nan, np.nan
+    header["cal_min"], header["cal_max"] = 0, 0
+    header["descrip"] = b""
+    image = type(reference)(data, None, header)
+    nib.save(image, path)
+    return Path(path)
