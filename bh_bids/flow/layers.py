@@ -1,0 +1,133 @@
+"""The flow's invertible layers: nflows' parameters and keys, our arithmetic.
+
+Each class derives from its nflows 0.14 counterpart, so that a state dict of one loads into the
+other, and replaces what fails or is slow there: the initialisation of ActNorm on constant channels
+(skull-stripped background), the deprecated triangular solves, the boolean-mask spline.
+"""
+
+import math
+
+import torch
+from nflows.nn.nets import ConvResidualNet
+from nflows.transforms import (
+    ActNorm,
+    OneByOneConvolution,
+    PiecewiseRationalQuadraticCouplingTransform,
+)
+from nflows.utils import create_mid_split_binary_mask
+from torch.nn import functional as F
+
+from .spline import rational_quadratic_spline
+
+# A channel that is flatter than this in the first batch is scaled as if it were this wide.
+STD_FLOOR = 1e-2
+
+
+class FlooredActNorm(ActNorm):
+    """ActNorm whose data-dependent initialisation stays finite on constant channels."""
+
+    def _initialize(self, inputs):
+        with torch.no_grad():
+            dims = [d for d in range(inputs.dim()) if d != 1]
+            std = inputs.std(dim=dims, correction=0).clamp_min(STD_FLOOR)
+            # In place: the tensors keep their device, and an optimiser its parameters.
+            self.log_scale.copy_(-std.log())
+            self.shift.copy_(-inputs.mean(dim=dims) / std)
+            self.initialized.fill_(True)
+
+
+class InvertibleConvolution(OneByOneConvolution):
+    """1x1 convolution with an LU-decomposed weight behind a fixed permutation of channels.
+
+    The permutation and both factors are multiplied into one matrix, in float64, and the inverse
+    is that matrix's inverse.
+    """
+
+    def __init__(self, num_channels):
+        super().__init__(num_channels, using_cache=False, identity_init=True)
+
+    def matrix(self):
+        """Weight W, float64, such that channels map by ``W x + bias``; shape (c, c)."""
+        n = self.features
+        lower = torch.eye(n, dtype=torch.float64, device=self.bias.device)
+        lower = lower.index_put(self._index(self.lower_indices), self.lower_entries.double())
+        upper = torch.diag(self.upper_diag.double())
+        upper = upper.index_put(self._index(self.upper_indices), self.upper_entries.double())
+        return (lower @ upper)[:, self.permutation._inverse_permutation]
+
+    def _index(self, indices):
+        return tuple(torch.as_tensor(i, device=self.bias.device) for i in indices)
+
+    def forward(self, inputs, context=None):
+        """Map channels; returns outputs (n, c, h, w) and the log-determinant (n,)."""
+        weight = self.matrix().to(inputs.dtype)
+        outputs = F.conv2d(inputs, weight[:, :, None, None], self.bias)
+        return outputs, self._summed_logabsdet(inputs)
+
+    def inverse(self, inputs, context=None):
+        """Map channels back; returns outputs (n, c, h, w) and the log-determinant (n,)."""
+        weight = torch.linalg.inv(self.matrix())
+        bias = -(weight @ self.bias.double())
+        weight, bias = weight.to(inputs.dtype), bias.to(inputs.dtype)
+        outputs = F.conv2d(inputs, weight[:, :, None, None], bias)
+        return outputs, -self._summed_logabsdet(inputs)
+
+    def _summed_logabsdet(self, inputs):
+        n, _, h, w = inputs.shape
+        return (h * w * self.logabsdet()).expand(n)
+
+
+class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
+    """Rational-quadratic coupling: one half of the channels sets the splines of the other.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the input; the first half (rounded up) is transformed.
+    config : FlowConfig
+        Sizes of the conditioner and of the splines.
+    """
+
+    def __init__(self, channels, config):
+        def conditioner(in_channels, out_channels):
+            return ConvResidualNet(
+                in_channels=in_channels,
+                out_channels=out_channels,
+                hidden_channels=config.hidden_channels,
+                num_blocks=config.blocks,
+                use_batch_norm=config.batch_norm,
+            )
+
+        super().__init__(
+            mask=create_mid_split_binary_mask(channels),
+            transform_net_create_fn=conditioner,
+            num_bins=config.bins,
+            tails="linear",
+            tail_bound=config.tail_bound,
+        )
+
+    def forward(self, inputs, context=None):
+        """Transform; returns outputs (n, c, h, w) and the log-determinant (n,)."""
+        return self._transform(inputs, inverse=False)
+
+    def inverse(self, inputs, context=None):
+        """Transform back; returns outputs (n, c, h, w) and the log-determinant (n,)."""
+        return self._transform(inputs, inverse=True)
+
+    def _transform(self, inputs, inverse):
+        moved, kept = inputs.split((self.num_transform_features, self.num_identity_features), 1)
+        n, c, h, w = moved.shape
+        parameters = self.transform_net(kept.contiguous(memory_format=torch.channels_last))
+        parameters = parameters.contiguous().view(n, c, -1, h, w)
+        sizes = (self.num_bins, self.num_bins, self.num_bins - 1)
+        widths, heights, derivatives = parameters.split(sizes, dim=2)
+        softening = 1 / math.sqrt(self.transform_net.hidden_channels)
+        moved, logabsdet = rational_quadratic_spline(
+            moved,
+            widths * softening,
+            heights * softening,
+            derivatives,
+            tail_bound=self.tail_bound,
+            inverse=inverse,
+        )
+        return torch.cat((moved, kept), dim=1), logabsdet.sum(dim=(1, 2, 3))
