@@ -1,0 +1,259 @@
+"""The methods text: what was done to the scans, from their sidecars, with citations.
+
+The text is written once, in Markdown with Pandoc's citation keys (``[@key]``), as fMRIPrep does;
+the page of a participant shows the same text with the keys resolved.
+"""
+
+import re
+from html import escape
+from pathlib import Path
+
+from .citations import REFERENCES
+from .svg import write_text
+
+_KEYS = re.compile(r"\[((?:@[\w-]+(?:; )?)+)\]")
+
+_METHODS = {
+    "paper": (
+        "Harmonization followed *BlindHarmony* [@blindharmony]: a flow trained on the target "
+        "domain alone is asked for the image that correlates with the source, adds no edges where "
+        "the source has none, and is probable in the target domain. Steps along the gradient of "
+        "the image term alternated with steps that move the flow's latent variable."
+    ),
+}
+
+
+def _of(sidecar, *path, default=None):
+    """A value deep in a sidecar, ``default`` where any part is missing."""
+    for key in path:
+        if not isinstance(sidecar, dict) or sidecar.get(key) is None:
+            return default
+        sidecar = sidecar[key]
+    return sidecar
+
+
+def _versions(sidecars):
+    merged = {}
+    for sidecar in sidecars:
+        found = _of(sidecar, "Harmonization", "SoftwareVersions", default={})
+        merged.update(found if isinstance(found, dict) else {})
+    return {str(name).lower().replace("_", "-"): str(v) for name, v in merged.items()}
+
+
+def _named(name, version):
+    return f"*{name}* {version}" if version else f"*{name}*"
+
+
+def _words(values):
+    """Distinct values, in order, joined for a sentence."""
+    seen = list(dict.fromkeys(str(v) for v in values if v not in (None, "", {}, [])))
+    return seen[0] if len(seen) == 1 else ", ".join(seen[:-1]) + " and " + seen[-1] if seen else ""
+
+
+def methods_text(sidecars, *, version=None):
+    """Describe what was done, in Markdown with citation keys.
+
+    Parameters
+    ----------
+    sidecars : sequence of dict
+        Sidecars of harmonized images (``…_desc-harmonized_T1w.json``); an empty sequence gives
+        the program's description alone.
+    version : str, optional
+        The program's version, where the sidecars do not say it.
+
+    Returns
+    -------
+    str
+        Paragraphs separated by empty lines; only works that were used are cited.
+    """
+    sidecars = [s for s in sidecars if isinstance(s, dict)]
+    versions = _versions(sidecars)
+    program = versions.get("bh-bids") or version
+    paragraphs = [
+        f"Results come from {_named('bh-bids', program)}, a BIDS App [@bids; @bidsapps] built on "
+        f"{_named('Nipype', versions.get('nipype'))} [@nipype]; images were read and written with "
+        f"{_named('NiBabel', versions.get('nibabel'))} [@nibabel]."
+    ]
+    blocks = [s["Harmonization"] for s in sidecars if isinstance(s.get("Harmonization"), dict)]
+    if blocks:
+        paragraphs.append(_anatomical_text(sidecars, blocks, versions))
+        paragraphs.append(_model_text(blocks, versions))
+        paragraphs.append(_method_text(blocks))
+    return "\n\n".join(paragraphs)
+
+
+def _step(blocks, name):
+    """A preprocessing step's method over all scans; '' where it was switched off or reused."""
+    values = [_of(block, name, "Method", default=_of(block, name)) for block in blocks]
+    if all(v is None for v in values):
+        return None
+    return _words(
+        v for v in values if isinstance(v, str) and v.lower() not in ("none", "skip", "reused")
+    )
+
+
+def _anatomical_text(sidecars, blocks, versions):
+    ants = versions.get("antspyx") or versions.get("ants")
+    spaces = _words(_of(s, "Harmonization", "Space") for s in sidecars) or "MNI152NLin2009aSym"
+    sentences = []
+    if _step(blocks, "BiasCorrection") != "":
+        sentences.append(
+            "T1w images were corrected for intensity non-uniformity with N4 [@n4], distributed "
+            f"with {_named('ANTsPy', ants)} [@ants]."
+        )
+    extraction = _words(_of(b, "BrainExtraction", "Method") for b in blocks)
+    skipped = all(_of(b, "BrainExtraction", "SkullStripT1w") == "skip" for b in blocks)
+    if skipped:
+        sentences.append("The images were already skull-stripped.")
+    elif extraction:
+        nonlinear = " [@syn]" if "syn" in extraction.lower() else ""
+        sentences.append(f"The brain was extracted ({extraction}){nonlinear}.")
+    registration = _step(blocks, "Registration")
+    if registration != "":
+        how = f" ({registration})" if registration else " by an affine transform"
+        nonlinear = "; @syn" if "syn" in (registration or "").lower() else ""
+        sentences.append(
+            f"They were registered to the {spaces} template [@mni2009; @mni2011]{how} with ANTs "
+            f"[@ants{nonlinear}] and resampled once."
+        )
+    return " ".join(sentences)
+
+
+def _model_text(blocks, versions):
+    models = _words(
+        " ".join(str(p) for p in (b.get("Model"), b.get("ModelVersion")) if p) for b in blocks
+    )
+    hashes = _words(str(b["WeightsSHA256"])[:12] for b in blocks if b.get("WeightsSHA256"))
+    targets = _words(describe_domain(b.get("TargetDomain")) for b in blocks)
+    percentile = _words(_of(b, "IntensityScale", "Percentile") for b in blocks) or "99"
+    about = f" (weights' SHA-256 {hashes}…)" if hashes else ""
+    trained = f" It was trained on scans of the target domain only: {targets}." if targets else ""
+    return (
+        f"Each volume was divided by its brain's {percentile}th percentile. The target domain was "
+        f"represented by the model *{models or 'unknown'}*{about}, a neural spline flow "
+        f"[@nsf; @nflows] on axial slices, run with "
+        f"{_named('PyTorch', versions.get('torch'))} [@pytorch].{trained}"
+    )
+
+
+def _method_text(blocks):
+    sentences = []
+    for method in dict.fromkeys(str(b.get("Method")) for b in blocks if b.get("Method")):
+        sentences.append(
+            _METHODS.get(
+                method,
+                f"Images were harmonized with the method *{method}*, which follows the idea of "
+                "*BlindHarmony* [@blindharmony]: no image of the source domain is needed.",
+            )
+        )
+        used = [b for b in blocks if str(b.get("Method")) == method]
+        parameters = _of(used[0], "Parameters", default={})
+        same = all(b.get("Parameters") == used[0].get("Parameters") for b in used)
+        if isinstance(parameters, dict) and parameters and same:
+            listed = ", ".join(f"{name} = {value}" for name, value in parameters.items())
+            sentences.append(f"Parameters: {listed}; seed {used[0].get('Seed', 'unknown')}.")
+    sentences.append(
+        "The result was given the target domain's intensity scale. It is an estimate of what the "
+        "target scanner would have shown, and its quality was judged by eye in the reports."
+    )
+    return " ".join(sentences)
+
+
+def describe_domain(domain):
+    """One line about a target domain, from a text or from a model's ``TargetDomain`` block."""
+    if not isinstance(domain, dict):
+        return str(domain) if domain else ""
+    about = domain.get("Description") or domain.get("Dataset") or ""
+    parts = [
+        domain.get("Manufacturer"),
+        domain.get("ManufacturersModelName"),
+        f"{domain['MagneticFieldStrength']} T" if domain.get("MagneticFieldStrength") else None,
+    ]
+    scanner = " ".join(str(p) for p in parts if p)
+    if scanner and scanner.lower() not in str(about).lower():
+        return f"{about} ({scanner})" if about else scanner
+    return str(about)
+
+
+def cited_keys(text):
+    """Keys of all works that a text cites, in the order in which they come.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    list of str
+    """
+    found = re.findall(r"@([\w-]+)", " ".join(m.group(1) for m in _KEYS.finditer(text)))
+    return [key for key in dict.fromkeys(found) if key in REFERENCES]
+
+
+def methods_html(text):
+    """The methods text as HTML paragraphs, keys resolved to links to a list of references.
+
+    Parameters
+    ----------
+    text : str
+        As :func:`methods_text` returns it; everything in it is escaped.
+
+    Returns
+    -------
+    str
+        Paragraphs and an ordered list of references whose DOIs are plain links.
+    """
+
+    def cite(match):
+        links = [
+            f'<a href="#ref-{key}">{escape(REFERENCES[key].short)}</a>'
+            for key in re.findall(r"@([\w-]+)", match.group(1))
+            if key in REFERENCES
+        ]
+        return f"({'; '.join(links)})" if links else match.group(0)
+
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        html = _KEYS.sub(cite, escape(paragraph, quote=True))
+        paragraphs.append("<p>" + re.sub(r"\*([^*<>]+)\*", r"<em>\1</em>", html) + "</p>")
+    entries = "".join(
+        f'<li id="ref-{key}">{escape(REFERENCES[key].plain)} '
+        f'<a href="{escape(REFERENCES[key].url)}" rel="noreferrer">'
+        f"doi:{escape(REFERENCES[key].doi)}</a></li>"
+        for key in cited_keys(text)
+    )
+    heading = '<h3 id="references">References</h3>' if entries else ""
+    return "".join(paragraphs) + heading + (f"<ol class='refs'>{entries}</ol>" if entries else "")
+
+
+def write_citations(output_dir, sidecars=(), *, version=None):
+    """Write ``logs/CITATION.md`` and ``logs/CITATION.bib``.
+
+    Parameters
+    ----------
+    output_dir : str or os.PathLike
+        The derivatives' root. Several jobs may write at once: each file is moved into place whole.
+    sidecars : sequence of dict
+        See :func:`methods_text`.
+    version : str, optional
+
+    Returns
+    -------
+    tuple of two pathlib.Path
+        The Markdown and the BibTeX file.
+    """
+    logs = Path(output_dir) / "logs"
+    text = methods_text(sidecars, version=version)
+    keys = cited_keys(text)
+    listed = "\n".join(f"- {REFERENCES[k].plain} <{REFERENCES[k].url}> (`@{k}`)" for k in keys)
+    markdown = (
+        "# Methods\n\n"
+        "The text below was written by bh-bids and may be used unchanged in a manuscript; it is "
+        "released under CC0. Citation keys refer to `CITATION.bib`.\n\n"
+        f"{text}\n\n## References\n\n{listed}\n"
+    )
+    bibliography = "\n".join(REFERENCES[key].bibtex(key) for key in keys)
+    return (
+        write_text(logs / "CITATION.md", markdown),
+        write_text(logs / "CITATION.bib", bibliography),
+    )

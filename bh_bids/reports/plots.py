@@ -1,0 +1,339 @@
+"""The report's pictures: pure functions, arrays in, an SVG document or a matplotlib figure out.
+
+Pictures of the brain are written as SVG by hand: pixels are embedded once as PNG at their own
+resolution, outlines and letters stay sharp, and the same input gives the same bytes.
+"""
+
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from .charts import plot_histograms, plot_trace
+from .mosaic import (
+    compose_mosaic,
+    contour_path,
+    grey_levels,
+    plan_mosaic,
+    png_uri,
+    robust_window,
+)
+from .svg import content_id, save_svg
+
+__all__ = [
+    "flicker_svg",
+    "plot_brain_mask",
+    "plot_difference",
+    "plot_histograms",
+    "plot_registration",
+    "plot_trace",
+    "save_svg",
+]
+
+_FONT = "system-ui,'Segoe UI',Roboto,'DejaVu Sans',Helvetica,Arial,sans-serif"
+_HEADER = 26  # height of the strip with the names, pixels
+_FOOTER = 44  # height of the strip with the colour bar, pixels
+_BEFORE, _AFTER = "#7cc4ff", "#ffb454"
+_CONTOUR = "#ff4d5e"
+_OUTSIDE = 255  # palette's entry for voxels outside the brain
+
+
+def plot_brain_mask(volume, mask, spacing=(1.0, 1.0, 1.0), *, affine=None):
+    """The brain mask's outline on the participant's own image.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        The image in its native space, RAS, any unit.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+    spacing : sequence of 3 floats
+        Voxel sizes in mm.
+    affine : numpy.ndarray, shape (4, 4), optional
+        To label slices in mm; by voxel index without.
+
+    Returns
+    -------
+    str
+        SVG document.
+    """
+    volume, mask = _checked(mask, volume)
+    layout = plan_mosaic(mask, spacing, affine=affine, margin=22.0)
+    low, high = robust_window(volume, mask)
+    # Fat and vessels are brighter than the brain: leave some range for them.
+    picture = png_uri(grey_levels(compose_mosaic(volume, layout), (low, 1.15 * high)))
+    body = _image(picture, layout) + _outline(mask, layout) + _letters(layout)
+    return _document(
+        "Brain mask",
+        "Outline of the brain mask on axial, coronal and sagittal slices of the T1w image.",
+        layout,
+        body,
+        height=layout.height,
+    )
+
+
+def plot_registration(moving, template, mask, *, affine=None, names=("Participant", "Template")):
+    """The participant's image in the model's space, flickering with the model's template.
+
+    Parameters
+    ----------
+    moving, template : numpy.ndarray, shape (x, y, z)
+        Both on the model's grid, RAS; each gets its own window, since their units differ.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask on the same grid; its outline is drawn on both.
+    affine : numpy.ndarray, shape (4, 4), optional
+        To label slices in mm of the model's space.
+    names : tuple of two str
+        What the two pictures are called.
+
+    Returns
+    -------
+    str
+        SVG document.
+    """
+    return flicker_svg(
+        moving,
+        template,
+        mask,
+        affine=affine,
+        names=names,
+        shared_window=False,
+        contour=True,
+        title="Registration to the model's space",
+    )
+
+
+def flicker_svg(
+    before,
+    after,
+    mask,
+    *,
+    spacing=(1.0, 1.0, 1.0),
+    affine=None,
+    names=("Before", "After"),
+    shared_window=True,
+    contour=False,
+    title="Before and after harmonization",
+):
+    """Two volumes in one place, shown in turn; the pointer over the picture stops it.
+
+    Parameters
+    ----------
+    before, after : numpy.ndarray, shape (x, y, z)
+        On one grid, RAS; in one unit if ``shared_window``.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask: slices are spread over it and the window is taken inside it.
+    spacing : sequence of 3 floats
+        Voxel sizes in mm.
+    affine : numpy.ndarray, shape (4, 4), optional
+        To label slices in mm.
+    names : tuple of two str
+    shared_window : bool
+        Show both with the same grey values, so that a difference in brightness is seen as one.
+    contour : bool
+        Draw the mask's outline on both.
+    title : str
+
+    Returns
+    -------
+    str
+        SVG document. Without animation (print, viewers without CSS, readers who prefer reduced
+        motion) it shows the first volume; with reduced motion the pointer shows the second.
+    """
+    before, after, mask = _checked(mask, before, after)
+    layout = plan_mosaic(mask, spacing, affine=affine)
+    windows = [robust_window(before, mask), robust_window(after, mask)]
+    if shared_window:
+        shared = (min(w[0] for w in windows), max(w[1] for w in windows))
+        windows = [shared, shared]
+    layers = []
+    for volume, window, name, colour in zip(
+        (before, after), windows, names, (_BEFORE, _AFTER), strict=True
+    ):
+        picture = png_uri(grey_levels(compose_mosaic(volume, layout), window))
+        layers.append(_banner(name, colour, layout.width) + _image(picture, layout, _HEADER))
+    marks = (_outline(mask, layout, _HEADER) if contour else "") + _letters(layout, _HEADER)
+    identifier = content_id(title, *names, *layers, marks)
+    use = f'<use href="#{identifier}-marks"/>'  # drawn once, used in both layers
+    body = (
+        f"<style>{_flicker_style(identifier)}</style>"
+        f'<defs><g id="{identifier}-marks">{marks}</g></defs>'
+        f'<g class="bh-before">{layers[0]}{use}</g>'
+        f'<g class="bh-after" opacity="0">{layers[1]}{use}</g>'
+    )
+    description = f"{names[0]} and {names[1]} shown in turn on axial, coronal and sagittal slices."
+    return _document(
+        title, description, layout, body, height=layout.height + _HEADER, identifier=identifier
+    )
+
+
+def plot_difference(before, after, mask, *, wm_level=1.0, limit=None, affine=None):
+    """Signed difference after − before, in per cent of the white matter's level.
+
+    Parameters
+    ----------
+    before, after : numpy.ndarray, shape (x, y, z)
+        On one grid and in one unit (target units), RAS.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+    wm_level : float
+        The target's white-matter level in the same unit: 100 %.
+    limit : float, optional
+        Ends of the colour bar in per cent; by default the smallest of 5, 10, 20, 30, 50, 75,
+        100, … that covers 98 % of the brain.
+    affine : numpy.ndarray, shape (4, 4), optional
+        To label slices in mm.
+
+    Returns
+    -------
+    str
+        SVG document.
+    """
+    before, after, mask = _checked(mask, before, after)
+    percent = np.nan_to_num(100.0 * (after - before) / float(wm_level))
+    inside = percent[mask] if mask.any() else np.zeros(1, np.float32)
+    limit = _nice_limit(np.percentile(np.abs(inside), 98)) if limit is None else float(limit)
+    layout = plan_mosaic(mask, affine=affine)
+    picture = compose_mosaic(np.where(mask, percent, 0.0), layout)
+    levels = np.round(127 + 127 * np.clip(picture / limit, -1, 1)).astype(np.uint8)
+    levels[compose_mosaic(mask.astype(np.float32), layout) < 0.5] = _OUTSIDE
+    palette = _difference_palette()
+    body = (
+        _image(png_uri(levels, palette), layout)
+        + _outline(mask, layout, colour="#8b97a6", width=0.6)
+        + _letters(layout)
+        + _colour_bar(layout, limit, palette, inside)
+    )
+    return _document(
+        "Difference",
+        f"After minus before, in per cent of the white matter's level, from -{limit:g} % (blue) "
+        f"to +{limit:g} % (orange).",
+        layout,
+        body,
+        height=layout.height + _FOOTER,
+    )
+
+
+def _checked(mask, *volumes):
+    """Finite float32 volumes and a boolean mask, all of one shape."""
+    mask = np.asarray(mask, dtype=bool)
+    clean = []
+    for volume in volumes:
+        volume = np.nan_to_num(np.asarray(volume, dtype=np.float32))
+        if volume.shape != mask.shape or volume.ndim != 3:
+            raise ValueError(f"a volume of shape {volume.shape} with a mask of {mask.shape}")
+        clean.append(volume)
+    return (*clean, mask)
+
+
+def _nice_limit(value):
+    for limit in (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500):
+        if value <= limit:
+            return float(limit)
+    return float(np.ceil(value / 1000) * 1000)
+
+
+def _difference_palette():
+    """256 colours: 0–254 blue through dark grey to orange, 127 zero, 255 outside the brain."""
+    stops = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    colours = np.array(
+        [[140, 220, 255], [20, 120, 225], [34, 37, 42], [215, 80, 15], [255, 215, 110]]
+    )
+    position = np.linspace(0, 1, 255)
+    palette = np.stack([np.interp(position, stops, colours[:, c]) for c in range(3)], axis=1)
+    return np.vstack([np.round(palette), [[0, 0, 0]]]).astype(np.uint8)
+
+
+def _colour_bar(layout, limit, palette, inside):
+    width, top = 300, layout.height + 8
+    left = layout.width - width - 24
+    ramp = png_uri(np.tile(np.arange(255, dtype=np.uint8), (1, 1)), palette)
+    parts = [
+        f'<image x="{left}" y="{top}" width="{width}" height="10" preserveAspectRatio="none" '
+        f'href="{ramp}"/>'
+    ]
+    for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
+        value = (2 * fraction - 1) * limit
+        anchor = {0.0: "start", 1.0: "end"}.get(fraction, "middle")
+        text = "0" if value == 0 else f"{value:+g} %"
+        parts.append(_text(left + fraction * width, top + 26, text, anchor=anchor, size=12))
+    low, middle, high = np.percentile(inside, [5, 50, 95])
+    words = (
+        f"After − before, % of white-matter level.  Median {middle:+.1f} %, "
+        f"5th to 95th percentile {low:+.1f} % to {high:+.1f} %."
+    )
+    parts.append(_text(12, top + 18, words, size=13))
+    return "".join(parts)
+
+
+def _image(uri, layout, offset=0):
+    return (
+        f'<image x="0" y="{offset}" width="{layout.width}" height="{layout.height}" '
+        f'preserveAspectRatio="none" href="{uri}"/>'
+    )
+
+
+def _outline(mask, layout, offset=0, colour=_CONTOUR, width=1.1):
+    path = contour_path(mask, layout)
+    move = f' transform="translate(0 {offset})"' if offset else ""
+    return (
+        f'<path class="bh-contour" d="{path}" fill="none" stroke="{colour}" '
+        f'stroke-width="{width}" stroke-linejoin="round"{move}/>'
+        if path
+        else ""
+    )
+
+
+def _text(x, y, text, *, anchor="start", size=11, colour="#e6eaf0", weight=400):
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
+        f'font-weight="{weight}" fill="{colour}">{escape(text)}</text>'
+    )
+
+
+def _letters(layout, offset=0):
+    """Orientation letters on each row's first tile and every slice's position."""
+    parts = []
+    for tile in layout.tiles:
+        top = tile.top + offset
+        if tile.first_of_row:
+            middle = top + 13
+            left, right = tile.edges
+            parts.append(_text(tile.left + 3, middle, left, size=13, weight=700))
+            parts.append(
+                _text(tile.left + tile.width - 3, middle, right, anchor="end", size=13, weight=700)
+            )
+        parts.append(
+            _text(tile.left + 3, top + tile.height - 4, tile.label, size=10, colour="#a9b4c2")
+        )
+    return "".join(parts)
+
+
+def _banner(name, colour, width):
+    return (
+        f'<rect x="0" y="0" width="{width}" height="{_HEADER}" fill="#000"/>'
+        f'<rect x="8" y="7" width="12" height="12" fill="{colour}"/>'
+        + _text(27, 18, name, size=14, colour=colour, weight=700)
+    )
+
+
+def _flicker_style(identifier):
+    """Two seconds a turn, short fades: slow enough to look, never near three flashes a second."""
+    return (
+        f"@keyframes {identifier}-turn{{0%,45%{{opacity:0}}50%,95%{{opacity:1}}100%{{opacity:0}}}}"
+        f"#{identifier} .bh-after{{animation:{identifier}-turn 2.4s linear infinite}}"
+        f"#{identifier}:hover .bh-after{{animation-play-state:paused}}"
+        f"@media (prefers-reduced-motion:reduce){{#{identifier} .bh-after{{animation:none}}"
+        f"#{identifier}:hover .bh-after{{opacity:1}}}}"
+        f"@media print{{#{identifier} .bh-after{{animation:none}}}}"
+    )
+
+
+def _document(title, description, layout, body, *, height, identifier=None):
+    identifier = identifier or content_id(title, body)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" id="{identifier}" '
+        f'viewBox="0 0 {layout.width} {height}" width="{layout.width}" height="{height}" '
+        f'role="img" aria-labelledby="{identifier}-title {identifier}-desc" '
+        f'font-family="{escape(_FONT)}">'
+        f'<title id="{identifier}-title">{escape(title)}</title>'
+        f'<desc id="{identifier}-desc">{escape(description)}</desc>'
+        f'<rect x="0" y="0" width="{layout.width}" height="{height}" fill="#000"/>{body}</svg>\n'
+    )
