@@ -93,6 +93,24 @@ def packaged_models():
     return sorted(path.parent.name for path in PACKAGED_MODELS.glob(f"*/{DESCRIPTION}"))
 
 
+def read_description(folder):
+    """Content of a model folder's model.json.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read or is no JSON object.
+    """
+    path = Path(folder) / DESCRIPTION
+    try:
+        metadata = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(metadata, dict):
+        raise ModelError(f"{path} must hold a JSON object.")
+    return metadata
+
+
 def load_model(name_or_path="default", device="cpu"):
     """Load a target-domain model.
 
@@ -115,7 +133,7 @@ def load_model(name_or_path="default", device="cpu"):
         If the device is not there.
     """
     folder = _find(name_or_path)
-    metadata = _read_description(folder / DESCRIPTION)
+    metadata = read_description(folder)
     config = FlowConfig.from_dict(metadata.get("Config"))
     weights = _read_bytes(folder / WEIGHTS)
     digest = hashlib.sha256(weights).hexdigest()
@@ -240,16 +258,6 @@ def _read_bytes(path):
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _read_description(path):
-    try:
-        metadata = json.loads(_read_bytes(path))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(metadata, dict):
-        raise ModelError(f"{path} must hold a JSON object.")
-    return metadata
 
 
 def _check_finite(state, source):

@@ -12,6 +12,7 @@ from ..intensity import to_target_units
 
 # Volumes are kept as multiples of this in 16 bits: exact for all discretisations of up to 14 bits.
 STEP = 2.0**-14
+LARGEST = 2**16 - 1
 # A slice with fewer brain voxels than this teaches the flow only background.
 MIN_BRAIN_VOXELS = 200
 MIN_PARTICIPANTS = 4
@@ -40,12 +41,15 @@ class Volume:
         Raw intensity that is 1 in target units.
     offset : int
         Index, on the grid, of the first slice kept.
+    counts : numpy.ndarray of int64, shape (65536,)
+        Voxels in the brain mask at each multiple of ``STEP``.
     """
 
     participant: str
     values: np.ndarray
     scale: float
     offset: int
+    counts: np.ndarray
 
     def in_target_units(self, slices):
         """The whole volume (x, y, z), float32, target units; ``slices`` is the grid's number."""
@@ -78,7 +82,8 @@ def find_scans(derivatives, space):
     if not root.is_dir():
         raise InputError(f"The derivatives folder {root} does not exist.")
     ending = f"_space-{space}_res-1_desc-preproc_T1w.nii.gz"
-    images = sorted({*root.glob(f"sub-*/anat/*{ending}"), *root.glob(f"sub-*/ses-*/anat/*{ending}")})
+    folders = ("sub-*/anat", "sub-*/ses-*/anat")
+    images = sorted(path for folder in folders for path in root.glob(f"{folder}/*{ending}"))
     if not images:
         raise InputError(
             f"No preprocessed scans (sub-*{ending}) in {root}: run bh-bids with "
@@ -182,9 +187,10 @@ def read_volume(scan, config):
     if not len(filled):
         raise InputError(f"No slice of {scan.mask} has {MIN_BRAIN_VOXELS} brain voxels.")
     first, last = filled[0], filled[-1] + 1
-    levels = np.rint(np.clip(scaled[:, :, first:last], 0, 65535 * STEP) / STEP)
-    values = np.ascontiguousarray(levels.astype(np.uint16).transpose(2, 0, 1))
-    return Volume(scan.participant, values, scale, int(first))
+    levels = np.rint(np.clip(scaled, 0, LARGEST * STEP) / STEP).astype(np.uint16)
+    counts = np.bincount(levels[mask], minlength=LARGEST + 1)
+    values = np.ascontiguousarray(levels[:, :, first:last].transpose(2, 0, 1))
+    return Volume(scan.participant, values, scale, int(first), counts)
 
 
 class CropSampler:
@@ -201,8 +207,9 @@ class CropSampler:
 
     def __init__(self, volumes, crop, config, seed):
         multiple = config.side_multiple
+        self._corner = None
         if crop is None:
-            crop = _bounding_sides(volumes, multiple, config.slice_shape)
+            self._corner, crop = bounding_box(volumes, multiple)
         if any(c % multiple or c < multiple for c in crop):
             raise InputError(
                 f"The crop {crop[0]} x {crop[1]} must have sides that are multiples of {multiple}."
@@ -216,9 +223,8 @@ class CropSampler:
         self._volumes = list(volumes)
         self._bits = config.bits
         self._seed = seed
-        self._slices = np.array(
-            [(v, k) for v, volume in enumerate(volumes) for k in range(len(volume.values))]
-        )
+        self._slices = [(v, k) for v, vol in enumerate(volumes) for k in range(len(vol.values))]
+        self._order = (None, None)
 
     def __len__(self):
         return len(self._slices)
@@ -253,34 +259,52 @@ class CropSampler:
 
     def _nth(self, position):
         epoch, place = divmod(position, len(self._slices))
-        order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._slices))
-        return self._slices[order[place]]
+        if self._order[0] != epoch:
+            rng = np.random.default_rng([self._seed, 3, epoch])
+            self._order = (epoch, rng.permutation(len(self._slices)))
+        return self._slices[self._order[1][place]]
 
     def _crop(self, volume, index, rng, augment):
         values = self._volumes[volume].values[index]
-        brain = np.flatnonzero(values)
-        # A slice's voxels inside the mask can all be 0 only if there are none.
-        spot = brain[rng.integers(len(brain))] if len(brain) else values.size // 2
-        centre = np.unravel_index(spot, values.shape)
-        corner = [
-            int(np.clip(c - side // 2 + rng.integers(-side // 4, side // 4 + 1), 0, whole - side))
-            for c, side, whole in zip(centre, self.crop, values.shape, strict=True)
-        ]
-        piece = values[corner[0] : corner[0] + self.crop[0], corner[1] : corner[1] + self.crop[1]]
+        x, y = self._corner or self._place(values, rng)
+        piece = values[x : x + self.crop[0], y : y + self.crop[1]]
         mirror = augment and rng.random() < 0.5
         return (piece[::-1] if mirror else piece).astype(np.float32)
 
+    def _place(self, values, rng):
+        """Corner of a crop whose middle lies near a random brain voxel."""
+        brain = np.flatnonzero(values)
+        spot = brain[rng.integers(len(brain))] if len(brain) else values.size // 2
+        return tuple(
+            int(np.clip(c - side // 2 + rng.integers(-(side // 4), side // 4 + 1), 0, whole - side))
+            for c, side, whole in zip(
+                np.unravel_index(spot, values.shape), self.crop, values.shape, strict=True
+            )
+        )
 
-def _bounding_sides(volumes, multiple, slice_shape):
-    """Smallest sides, multiples of ``multiple``, that hold every volume's brain."""
-    sides = []
-    for axis in (0, 1):
-        extents = []
-        for volume in volumes:
-            used = np.flatnonzero(volume.values.any(axis=(0, 2 - axis)))
-            extents.append(used[-1] - used[0] + 1)
-        sides.append(min(-(-max(extents) // multiple) * multiple, slice_shape[axis]))
-    return tuple(int(side) for side in sides)
+
+def bounding_box(volumes, multiple):
+    """Corner and sides (multiples of ``multiple``) of the box that holds all volumes' brains.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+    multiple : int
+        Must divide the sides of the volumes' slices.
+
+    Returns
+    -------
+    corner, sides : tuple of int
+        Along (x, y).
+    """
+    used = np.any([volume.values.any(axis=0) for volume in volumes], axis=0)
+    corner, sides = [], []
+    for axis, whole in enumerate(used.shape):
+        filled = np.flatnonzero(used.any(axis=1 - axis))
+        side = -(-(filled[-1] + 1 - filled[0]) // multiple) * multiple
+        corner.append(int(min(filled[0], whole - side)))
+        sides.append(int(side))
+    return tuple(corner), tuple(sides)
 
 
 def _read_on_grid(path, config):

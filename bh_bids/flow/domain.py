@@ -1,0 +1,70 @@
+"""What a model remembers of its target domain besides the flow: scale, quantiles, modes, mean."""
+
+import numpy as np
+
+from ..intensity import SCALE_PERCENTILE
+from .slices import STEP
+
+N_QUANTILES = 257
+MODE_DIGITS = 5
+
+
+def describe_domain(volumes, config):
+    """Intensity statistics and mean volume of the training scans.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+        Training scans.
+    config : FlowConfig
+        Gives the grid.
+
+    Returns
+    -------
+    intensity : dict
+        ``ScalePercentile``; ``TargetScale``, the median raw intensity that is 1 in target units;
+        ``Quantiles``, 257 quantiles from 0 to 100 % of all scans' brain voxels together, target
+        units; ``Modes``, the median over scans of the CSF, GM and WM modes, target units.
+    mean : numpy.ndarray of float32, shape ``config.shape``
+        Mean volume, target units.
+    """
+    # Heavy and owned by another part of the package: only training needs it.
+    from ..evaluation.tissue import tissue_modes
+
+    counts = np.zeros_like(volumes[0].counts)
+    mean = np.zeros(config.shape, np.float64)
+    modes = []
+    for volume in volumes:
+        counts += volume.counts
+        scaled = volume.in_target_units(config.slices)
+        mean += scaled
+        modes.append(tissue_modes(scaled, scaled > 0))
+    intensity = {
+        "ScalePercentile": SCALE_PERCENTILE,
+        "TargetScale": float(np.median([volume.scale for volume in volumes])),
+        "Quantiles": pooled_quantiles(counts, N_QUANTILES),
+        "Modes": {
+            tissue: round(float(np.median([m[tissue] for m in modes])), MODE_DIGITS)
+            for tissue in modes[0]
+        },
+    }
+    return intensity, (mean / len(volumes)).astype(np.float32)
+
+
+def pooled_quantiles(counts, number):
+    """Quantiles of values given as counts at multiples of ``STEP``.
+
+    Parameters
+    ----------
+    counts : numpy.ndarray of int64, shape (levels,)
+    number : int
+        Quantiles, evenly spaced from 0 to 100 %.
+
+    Returns
+    -------
+    list of float
+        Non-decreasing.
+    """
+    cumulated = np.cumsum(counts)
+    ranks = np.linspace(0, cumulated[-1] - 1, number)
+    return (np.searchsorted(cumulated, ranks, side="right") * STEP).tolist()

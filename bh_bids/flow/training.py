@@ -1,0 +1,171 @@
+"""Training of a target-domain model by maximum likelihood on preprocessed target scans."""
+
+import math
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from ..errors import InputError
+from .domain import describe_domain
+from .model import save_model
+from .network import TargetFlow
+from .slices import find_scans, read_volume, split_participants
+from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a flow is trained.
+
+    Parameters
+    ----------
+    steps : int
+        Optimisation steps; the learning rate follows half a cosine over them.
+    batch_size : int
+        Crops of a step.
+    crop : tuple of int or None
+        Sides (x, y) of the crops; None for whole slices, cut to the brains' bounding box.
+    learning_rate : float
+        Adam's, at its highest.
+    warm_up : int
+        First steps, in which the learning rate grows linearly.
+    clip : float
+        Largest norm of the gradient.
+    seed : int
+        Of weights, permutations, crops, noise and the drawing of participants.
+    interval : int
+        Steps between two validations, each followed by a checkpoint.
+    validation_crops : int
+        Fixed crops of held-out participants that measure bits per dimension.
+    device : str
+        torch device.
+    max_minutes : float or None
+        Stop, resumable, after so long.
+    """
+
+    steps: int = 8000
+    batch_size: int = 16
+    crop: tuple | None = (64, 64)
+    learning_rate: float = 1e-3
+    warm_up: int = 200
+    clip: float = 50.0
+    seed: int = 0
+    interval: int = 250
+    validation_crops: int = 64
+    device: str = "cpu"
+    max_minutes: float | None = None
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "interval", "validation_crops"):
+            if getattr(self, name) < 1:
+                raise InputError(f"The option {name} must be at least 1.")
+        if self.warm_up < 0:
+            raise InputError("The option warm_up must not be negative.")
+        for name in ("learning_rate", "clip", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"The option {name} must be positive.")
+
+    def rate(self, step):
+        """Learning rate of a step (from 0): linear warm-up, then half a cosine down to 0."""
+        if step < self.warm_up:
+            return self.learning_rate * (step + 1) / self.warm_up
+        done = (step - self.warm_up) / max(1, self.steps - self.warm_up)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def fingerprint(self):
+        """The settings that decide the final weights."""
+        return {k: v for k, v in asdict(self).items() if k not in ("device", "max_minutes")}
+
+
+def train_model(
+    derivatives,
+    output,
+    config,
+    settings,
+    about,
+    *,
+    validation=0.12,
+    exclude=(),
+    resume=False,
+    report=None,
+):
+    """Train a flow on a derivatives folder's scans and write the model's folder.
+
+    Parameters
+    ----------
+    derivatives : str or pathlib.Path
+        Folder of preprocessed target-domain scans on the model's grid.
+    output : str or pathlib.Path
+        The model's folder. Its subfolder ``training`` holds the checkpoint, the log and the
+        learning curve, and is needed only to resume.
+    config : FlowConfig
+        Architecture and grid.
+    settings : TrainingSettings
+    about : dict
+        ``Name``, ``Version``, ``TargetDomain``, ``License`` and the like, for model.json.
+    validation, exclude
+        See :func:`bh_bids.flow.slices.split_participants`.
+    resume : bool
+        Go on from the checkpoint, if there is one; the final weights are those of a training
+        that was never interrupted.
+    report : callable, optional
+        Called with one sentence at a time.
+
+    Returns
+    -------
+    dict
+        Content of model.json.
+
+    Raises
+    ------
+    InputError
+        If the scans or the options cannot be used, or ``output`` holds another training.
+    ModelError
+        If the training diverges.
+    DeviceError
+        If the device is not there.
+    """
+    report = report or (lambda sentence: None)
+    scans = find_scans(derivatives, config.space)
+    training, held_out = split_participants(
+        scans, validation=validation, exclude=exclude, seed=settings.seed
+    )
+    folder = Path(output) / "training"
+    if not resume and folder.exists():
+        raise InputError(f"{folder} exists: add --resume to go on, or choose another folder.")
+    report(f"Reading {len(scans)} scans.")
+    volumes = {
+        group: [read_volume(scan, config) for scan in scans if scan.participant in labels]
+        for group, labels in (("training", training), ("validation", held_out))
+    }
+    intensity, mean = describe_domain(volumes["training"], config)
+    fingerprint = {
+        "Config": config.to_dict(),
+        **settings.fingerprint(),
+        "participants": {"training": training, "validation": held_out},
+        "scans": [round(v.scale, 6) for group in volumes.values() for v in group],
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}.") from None
+    trainer = Trainer(config, settings, volumes, folder, fingerprint, report)
+    trainer.run()
+    metadata = {
+        **about,
+        "TrainingParticipants": training,
+        "ValidationParticipants": held_out,
+        "ExcludedParticipants": sorted(str(label).removeprefix("sub-") for label in exclude),
+        "Intensity": intensity,
+        "Training": trainer.summary(),
+        "Software": _software(),
+    }
+    flow = TargetFlow(config)
+    flow.load_state_dict(trainer.best_state)
+    save_model(output, flow, mean, metadata)
+    return metadata
+
+
+def _software():
+    return {name: version(name) for name in ("bh-bids", "torch", "nflows")}
