@@ -1,0 +1,138 @@
+"""harmonize(): one volume in, one volume out, whatever the method."""
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+
+from ..errors import ModelError
+from ..intensity import to_target_units
+from .device import resolve_device
+from .guards import contrast_guard, usable_volume
+from .solvers import Problem, get_solver, make_parameters
+
+
+@dataclass
+class HarmonizationResult:
+    """A harmonized volume and how it came about.
+
+    Attributes
+    ----------
+    volume : numpy.ndarray of float32, shape (x, y, z)
+        Harmonized intensities on the model's grid, in the target domain's intensity scale (target
+        units times ``target_scale``), 0 outside the brain mask.
+    scaled_source : numpy.ndarray of float32, shape (x, y, z)
+        The source in target units, 0 outside the brain mask.
+    source_scale, target_scale : float
+        Intensity that is 1 in target units, of the source and of the target domain.
+    trace : list of dict
+        One record per iteration from 0; see :class:`bh_bids.harmonization.solvers.Solution`.
+    parameters : dict
+        All parameters of the method, defaults included.
+    method, device : str
+    seed : int
+    converged : bool
+    iterations : int
+    guards : list of str
+        Sentences on what is doubtful or was left out.
+    contrast : float
+        Correlation of the source with the target domain's mean inside the brain.
+    """
+
+    volume: np.ndarray
+    scaled_source: np.ndarray
+    source_scale: float
+    target_scale: float
+    trace: list
+    parameters: dict
+    method: str
+    device: str
+    seed: int
+    converged: bool
+    iterations: int
+    guards: list = field(default_factory=list)
+    contrast: float = float("nan")
+
+
+def harmonize(
+    volume, mask, model, *, method="paper", device="auto", seed=0, progress=None, **parameters
+):
+    """Harmonize one T1w volume to a model's target domain.
+
+    Parameters
+    ----------
+    volume : array_like, shape (x, y, z)
+        Raw intensities, RAS, on the model's grid (``model.config.shape``, ``.affine``),
+        skull-stripped or not.
+    mask : array_like of bool, shape (x, y, z)
+        Brain mask on the same grid.
+    model : TargetModel
+        From :func:`bh_bids.load_model`; its flow is moved to the device.
+    method : str
+        Name of a solver; see ``bh_bids.harmonization.solvers.SOLVERS``.
+    device : str
+        "auto", "cpu", "cuda" or "cuda:N".
+    seed : int
+        Of whatever the method draws.
+    progress : callable, optional
+        Called as ``progress(iteration, iterations, record)`` after each iteration.
+    **parameters
+        Of the method; for "paper" see :class:`bh_bids.harmonization.paper.PaperParameters`.
+
+    Returns
+    -------
+    HarmonizationResult
+
+    Raises
+    ------
+    InputError
+        If volume or mask do not lie on the model's grid or are unusable, the contrast is clearly
+        inverted, or method or parameters are unknown or out of range.
+    ModelError
+        If the model lacks its intensity scale or quantiles.
+    DeviceError
+        If the device is not there.
+    """
+    solver = get_solver(method)
+    settings = make_parameters(solver, method, parameters)
+    place = resolve_device(device)
+    target_scale = _target_scale(model)
+    volume, mask, guards = usable_volume(volume, mask, model)
+    source, source_scale = to_target_units(volume, mask)
+    contrast, doubts = contrast_guard(source, mask, model)
+    problem = Problem(
+        source=np.maximum(source, 0),
+        mask=mask,
+        model=model.to(place),
+        device=place,
+        seed=seed,
+        progress=progress,
+    )
+    # The fastest convolution may differ from run to run; the same bytes are promised.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        solution = solver.solve(problem, settings)
+    return HarmonizationResult(
+        volume=solution.volume * np.float32(target_scale),
+        scaled_source=source,
+        source_scale=source_scale,
+        target_scale=target_scale,
+        trace=solution.trace,
+        parameters=asdict(settings),
+        method=method,
+        device=str(place),
+        seed=seed,
+        converged=solution.converged,
+        iterations=solution.iterations,
+        guards=[*guards, *doubts, *solution.guards],
+        contrast=contrast,
+    )
+
+
+def _target_scale(model):
+    scale = model.intensity.get("TargetScale")
+    if not isinstance(scale, (int, float)) or not np.isfinite(scale) or scale <= 0:
+        raise ModelError(
+            f"The model '{model.name}' has no positive Intensity.TargetScale in its model.json: "
+            "train it again with this version."
+        )
+    return float(scale)

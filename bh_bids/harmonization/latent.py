@@ -1,0 +1,101 @@
+"""The latent half of the alternation: z = f(x), shrink z, x = f^-1(z), slice by slice."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+# No harmonized brain exceeds this (target units, where 1 is white matter's upper end): beyond it
+# an inverse pass has diverged, as a spline's may in single precision.
+DIVERGED = 4.0
+
+
+@dataclass
+class LatentReport:
+    """What one pass of all occupied slices through the flow gave.
+
+    Attributes
+    ----------
+    latent : float
+        Mean |z|^2/d over the slices, before the shrink; 1 for a standard normal latent.
+    square : float
+        Sum of |z|^2 over the slices.
+    bits_per_dim : float
+        Mean bits per dimension of the slices, before the shrink.
+    kept : list of int
+        Positions of the slices that kept their previous values.
+    """
+
+    latent: float = math.nan
+    square: float = math.nan
+    bits_per_dim: float = math.nan
+    kept: list = field(default_factory=list)
+
+
+class LatentStep:
+    """Sends the occupied slices of a stack through the flow in batches.
+
+    Parameters
+    ----------
+    flow : TargetFlow
+        ``flow(x) -> (z, logabsdet)`` and ``flow.inverse(z, slice_shape)``.
+    occupied : sequence of int
+        Positions of the slices that hold brain.
+    bits : int
+        Bits of the discretised image "bits per dimension" speaks of.
+    batch_slices : int
+        Slices of one batch: bounds the memory.
+    """
+
+    def __init__(self, flow, occupied, bits=8, batch_slices=8):
+        self._flow, self._bits = flow, bits
+        occupied = [int(k) for k in occupied]
+        self._batches = [
+            occupied[i : i + batch_slices] for i in range(0, len(occupied), batch_slices)
+        ]
+
+    @torch.inference_mode()
+    def __call__(self, stack, shrink=None):
+        """Measure a stack's latents and, if asked, take the step ``z <- (1 - shrink) z`` in place.
+
+        Parameters
+        ----------
+        stack : torch.Tensor, shape (n, h, w)
+            Slices in target units.
+        shrink : float or None
+            None only measures.
+
+        Returns
+        -------
+        LatentReport
+        """
+        dims = stack.shape[1] * stack.shape[2]
+        squares, bits, kept = [], [], []
+        for batch in self._batches:
+            x = stack[batch][:, None]
+            z, logabsdet = self._flow(x)
+            square = z.double().square().sum(dim=1)
+            log_prob = logabsdet.double() - 0.5 * (square + dims * math.log(2 * math.pi))
+            squares.append(square)
+            bits.append(self._bits - log_prob / (dims * math.log(2)))
+            if shrink is None:
+                continue
+            moved = self._flow.inverse(z * (1 - shrink), tuple(stack.shape[1:]))
+            good = _sound(moved, x)
+            index = torch.tensor(batch, device=stack.device)
+            stack[index[good]] = moved[good, 0].to(stack.dtype)
+            kept += [k for k, fine in zip(batch, good.tolist(), strict=True) if not fine]
+        squares, bits = torch.cat(squares), torch.cat(bits)
+        fine = squares.isfinite() & bits.isfinite()
+        if not fine.any():
+            return LatentReport(kept=kept)
+        square = float(squares[fine].sum())
+        mean = float(squares[fine].mean()) / dims
+        return LatentReport(mean, square, float(bits[fine].mean()), kept)
+
+
+def _sound(moved, before):
+    """Which slices came back finite and in range."""
+    moved, before = moved.flatten(1), before.flatten(1)
+    limit = (2 * before.abs().amax(dim=1)).clamp_min(DIVERGED)
+    return moved.isfinite().all(dim=1) & (moved.abs().amax(dim=1) <= limit)
