@@ -215,7 +215,7 @@ class _Run:
         indices = sorted(int(k) for k in self.box.grid_index(sorted(self.kept)))
         shown = ", ".join(map(str, indices[:20])) + (", ..." if len(indices) > 20 else "")
         return [
-            f"In {self.failures} passes the flow gave no usable values for a slice, which then "
+            f"In {self.failures} passes of a slice the flow gave no usable values, and the slice "
             f"kept those it had; slices concerned ({len(indices)}): k = {shown}."
         ]
 

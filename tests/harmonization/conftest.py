@@ -67,6 +67,4 @@ def brain():
 def tools():
     """The helpers above, for tests that need several of them."""
     torch.set_num_threads(1)
-    return SimpleNamespace(
-        shape=SHAPE, linear=LinearFlow, volume=make_volume, model=make_model
-    )
+    return SimpleNamespace(shape=SHAPE, linear=LinearFlow, volume=make_volume, model=make_model)

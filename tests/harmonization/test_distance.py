@@ -91,8 +91,9 @@ def test_edge_term_is_the_l1_norm_of_the_quiet_differences():
     term = EdgeTerm(source, mask, percentile=30, delta=1e-9)
     total, pairs = 0.0, 0
     for axis in range(3):
-        both = (mask.numpy()[tuple(slice(0, -1) if a == axis else slice(None) for a in range(3))]) & (
-            mask.numpy()[tuple(slice(1, None) if a == axis else slice(None) for a in range(3))]
+        both = (
+            (mask.numpy()[tuple(slice(0, -1) if a == axis else slice(None) for a in range(3))])
+            & (mask.numpy()[tuple(slice(1, None) if a == axis else slice(None) for a in range(3))])
         )
         steps = np.abs(np.diff(source.numpy(), axis=axis))
         quiet = both & (steps <= np.quantile(steps[both], 0.3, method="inverted_cdf"))
