@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from ..errors import InputError
 from .boilerplate import describe_domain, methods_html, methods_text
@@ -14,9 +15,9 @@ from .svg import data_uri, inline, is_inert, write_text
 _FIGURE_TEXTS = {
     "flicker": (
         "Before and after",
-        "The same slices before and after harmonization, with the same grey values. Only "
-        "brightness and contrast should change: look for anatomy that moves, appears or vanishes, "
-        "for stripes, and for lesions or vessels that fade.",
+        "The same slices before (scaled to the target's units) and after harmonization, with the "
+        "same grey values. Only brightness and contrast should change: look for anatomy that "
+        "moves, appears or vanishes, for stripes, and for lesions or vessels that fade.",
         ("Before", "After"),
     ),
     "difference": (
@@ -129,13 +130,15 @@ def _render(findings, output_dir, *, command_line, version):
     for block in blocks:
         found = block.get("SoftwareVersions")
         software.update(found if isinstance(found, dict) else {})
-    failures = len(crashes) + len(findings.problems) + sum(s["state"] == "failed" for s in scans)
+    failed_scans = sum(scan["state"] == "failed" for scan in scans)
+    failures = max(len(crashes) + len(findings.problems), failed_scans)
     return environment.get_template("participant.html.j2").render(
         participant=findings.participant,
         scans=scans,
         crashes=crashes,
         problems=findings.problems,
         failures=failures,
+        failed_scans=failed_scans,
         state=_overall(scans, failures),
         software=dict(sorted(software.items())),
         command_line=command_line or first.get("CommandLine"),
@@ -159,7 +162,7 @@ def _scan_view(scan, output_dir, counter):
     if not scan.sidecar and not scan.metrics:
         state = "failed"
     else:
-        state = "look" if guards or converged is False else "good"
+        state = "look" if guards else "good"
     return {
         "id": f"scan-{scan.key}",
         "key": scan.key,
@@ -193,7 +196,7 @@ def _guards(block, metrics):
     if isinstance(guards, list):
         return [str(g) for g in guards]
     text = guards or metrics.get("guards") or ""
-    return [part.strip() for part in re.split(r"[;|]", str(text)) if part.strip()]
+    return [part.strip() for part in str(text).split("|") if part.strip()]
 
 
 def _truth(value):
@@ -271,10 +274,11 @@ def _figure_view(name, path, output_dir, counter):
     heading, caption, layers = _FIGURE_TEXTS[name]
     number = next(counter)
     view = {"name": name, "heading": heading, "caption": caption, "number": number}
-    view |= {"layers": layers, "svg": None, "uri": None, "path": None, "size": None}
+    view |= {"layers": layers, "svg": None, "uri": None, "path": None, "link": None, "size": None}
     if path is None:
         return view
     view["path"] = path.relative_to(output_dir).as_posix()
+    view["link"] = quote(view["path"])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -295,12 +299,14 @@ def _view_box(text):
 
 
 def _crash_view(crash, output_dir):
+    path = crash.path.relative_to(output_dir).as_posix()
     return {
         "node": crash.node,
         "sentence": crash.sentence,
         "advice": crash.advice,
         "text": crash.text,
-        "path": crash.path.relative_to(output_dir).as_posix(),
+        "path": path,
+        "link": quote(path),
     }
 
 

@@ -15,11 +15,18 @@ _KEYS = re.compile(r"\[((?:@[\w-]+(?:; )?)+)\]")
 
 _METHODS = {
     "paper": (
-        "Harmonization followed *BlindHarmony* [@blindharmony]: a flow trained on the target "
-        "domain alone is asked for the image that correlates with the source, adds no edges where "
-        "the source has none, and is probable in the target domain. Steps along the gradient of "
-        "the image term alternated with steps that move the flow's latent variable."
+        "Harmonization followed *BlindHarmony* [@blindharmony]: of all images, the one was sought "
+        "that correlates with the source, has no edges where the source has none, and is probable "
+        "in the target domain. Steps in the image, along the gradient of 1 − correlation and of "
+        "the edge term, alternated with steps in the flow's latent space towards its centre. "
+        "Unlike in the publication, scale, correlation and edge mask were those of the volume and "
+        "not of a slice."
     ),
+}
+_STARTS = {
+    "mean": "the target domain's mean volume",
+    "gain": "the source with a gain that matches the target's level",
+    "histogram": "the source with its brain's histogram matched to the target's",
 }
 
 
@@ -150,6 +157,9 @@ def _method_text(blocks):
         parameters = _of(used[0], "Parameters", default={})
         same = all(b.get("Parameters") == used[0].get("Parameters") for b in used)
         if isinstance(parameters, dict) and parameters and same:
+            start = parameters.get("start")
+            if isinstance(start, str) and start in _STARTS:
+                sentences.append(f"The iteration started from {_STARTS[start]}.")
             listed = ", ".join(f"{name} = {value}" for name, value in parameters.items())
             sentences.append(f"Parameters: {listed}; seed {used[0].get('Seed', 'unknown')}.")
     sentences.append(

@@ -99,8 +99,8 @@ def plot_histograms(source, harmonized, mask, target_quantiles=None, modes=None,
             )
     _draw_modes(axes, modes or {})
     axes.set_xlim(0, edges[-1])
-    axes.set_ylim(bottom=0)
-    axes.set_yticklabels([])
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # head room for the marks
+    axes.set_yticks([])
     axes.set_xlabel("Intensity (1 = the brain's 99th percentile)", color=MUTED, fontsize=9.5)
     axes.set_ylabel("Density", color=MUTED, fontsize=9.5)
     if axes.get_legend_handles_labels()[0]:
@@ -147,6 +147,8 @@ def plot_trace(trace):
     -------
     matplotlib.figure.Figure
     """
+    from matplotlib.ticker import MaxNLocator
+
     rows = list(trace)
     steps = np.array([_number(row.get("iteration", i)) for i, row in enumerate(rows)])
     panels = []
@@ -169,7 +171,8 @@ def plot_trace(trace):
         axes.plot(steps, values, color=HARMONIZED, lw=1.8, marker=marker, ms=3.5)
         axes.set_title(name, color=INK, fontsize=10, loc="left")
         axes.set_xlabel(hint, color=MUTED, fontsize=8.5)
-        axes.locator_params(axis="both", nbins=5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 5))
     return figure
 

@@ -46,7 +46,7 @@ class Reference:
             place += f"({fields['number']})" if "number" in fields else ""
         place += f":{fields['pages'].replace('--', '–')}" if "pages" in fields else ""
         stop = "" if listed.endswith(".") else "."
-        title = self.title.replace("{", "").replace("}", "")
+        title = self.title.replace("{", "").replace("}", "").replace("``", "“").replace("''", "”")
         return f"{listed}{stop} {title}. {place + '. ' if place else ''}{self.year}."
 
     def bibtex(self, key):

@@ -57,9 +57,9 @@ def plot_brain_mask(volume, mask, spacing=(1.0, 1.0, 1.0), *, affine=None):
     """
     volume, mask = _checked(mask, volume)
     layout = plan_mosaic(mask, spacing, affine=affine, margin=22.0)
-    low, high = robust_window(volume, mask)
-    # Fat and vessels are brighter than the brain: leave some range for them.
-    picture = png_uri(grey_levels(compose_mosaic(volume, layout), (low, 1.15 * high)))
+    # A mask that holds fat or vessels must not darken the brain: hence not its last percentiles.
+    low, high = robust_window(volume, mask, high=97.0)
+    picture = png_uri(grey_levels(compose_mosaic(volume, layout), (low, 1.2 * high)))
     body = _image(picture, layout) + _outline(mask, layout) + _letters(layout)
     return _document(
         "Brain mask",
@@ -203,7 +203,7 @@ def plot_difference(before, after, mask, *, wm_level=1.0, limit=None, affine=Non
     )
     return _document(
         "Difference",
-        f"After minus before, in per cent of the white matter's level, from -{limit:g} % (blue) "
+        f"After minus before, in per cent of the white matter's level, from −{limit:g} % (blue) "
         f"to +{limit:g} % (orange).",
         layout,
         body,
@@ -242,8 +242,8 @@ def _difference_palette():
 
 
 def _colour_bar(layout, limit, palette, inside):
-    width, top = 300, layout.height + 8
-    left = layout.width - width - 24
+    width, top = 320, layout.height + 8
+    left = layout.width - width - 32
     ramp = png_uri(np.tile(np.arange(255, dtype=np.uint8), (1, 1)), palette)
     parts = [
         f'<image x="{left}" y="{top}" width="{width}" height="10" preserveAspectRatio="none" '
@@ -251,14 +251,13 @@ def _colour_bar(layout, limit, palette, inside):
     ]
     for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
         value = (2 * fraction - 1) * limit
-        anchor = {0.0: "start", 1.0: "end"}.get(fraction, "middle")
-        text = "0" if value == 0 else f"{value:+g} %"
-        parts.append(_text(left + fraction * width, top + 26, text, anchor=anchor, size=12))
+        text = "0" if value == 0 else f"{value:+g} %".replace("-", "−")
+        parts.append(_text(left + fraction * width, top + 26, text, anchor="middle", size=12))
     low, middle, high = np.percentile(inside, [5, 50, 95])
     words = (
-        f"After − before, % of white-matter level.  Median {middle:+.1f} %, "
+        f"After − before, % of white matter’s level. Median {middle:+.1f} %, "
         f"5th to 95th percentile {low:+.1f} % to {high:+.1f} %."
-    )
+    ).replace("-", "−")
     parts.append(_text(12, top + 18, words, size=13))
     return "".join(parts)
 
@@ -284,7 +283,8 @@ def _outline(mask, layout, offset=0, colour=_CONTOUR, width=1.1):
 def _text(x, y, text, *, anchor="start", size=11, colour="#e6eaf0", weight=400):
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
-        f'font-weight="{weight}" fill="{colour}">{escape(text)}</text>'
+        f'font-weight="{weight}" fill="{colour}" stroke="#000" stroke-width="2.5" '
+        f'stroke-linejoin="round" paint-order="stroke">{escape(text)}</text>'
     )
 
 
