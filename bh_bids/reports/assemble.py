@@ -283,9 +283,9 @@ def _figure_view(name, path, output_dir, counter):
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return view
-    # Only our own harmless documents become part of the page (they need the pointer to pause);
-    # any other is shown as an image, where its scripts are dead.
-    if layers and is_inert(text):
+    # Only our own harmless documents become part of the page, where the pointer can stop them and
+    # their rasters are not encoded twice; any other is an image, where its scripts are dead.
+    if is_inert(text):
         view["svg"] = inline(text, number)
         view["size"] = _view_box(text)
     else:

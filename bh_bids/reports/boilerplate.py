@@ -163,8 +163,8 @@ def _method_text(blocks):
             listed = ", ".join(f"{name} = {value}" for name, value in parameters.items())
             sentences.append(f"Parameters: {listed}; seed {used[0].get('Seed', 'unknown')}.")
     sentences.append(
-        "The result was given the target domain's intensity scale. It is an estimate of what the "
-        "target scanner would have shown, and its quality was judged by eye in the reports."
+        "The result, an estimate of what the target scanner would have shown, was given the target "
+        "domain's intensity scale."
     )
     return " ".join(sentences)
 

@@ -202,8 +202,9 @@ def test_page_shows_what_was_done(tmp_path, figures):
     ):
         assert words in page.words, words
     flickers = [a for a in page.all("figure") if "flicker" in a["class"].split()]
-    assert len(flickers) == 2  # these are part of the page, so that the pointer can stop them
-    assert len(page.all("img")) == 4
+    assert len(flickers) == 2 and len(page.all("input")) == 6
+    assert len(page.all("svg")) == 4  # part of the page, so that the pointer can stop them
+    assert len(page.all("img")) == 2
 
 
 def test_page_is_the_same_every_time(tmp_path, figures):
