@@ -32,8 +32,7 @@ _CLASSES = {
     "mucosa": (509,),
     "vitreous": (506,),
 }
-# Lesions and hypointensities of white matter relax like grey matter but belong to white matter;
-# T1-weighted images show them between the two, as the thalamus.
+# Lesions and hypointensities lie in white matter and are counted, and shown, as white matter.
 _HYPOINTENSE = (25, 57, 77, 78, 79)
 
 LABEL_CLASSES = {label: CODES[name] for name, labels in _CLASSES.items() for label in labels}
@@ -42,7 +41,6 @@ LABEL_CLASSES.update({label: CODES["white"] for label in _HYPOINTENSE})
 
 OTHER_TISSUE = 507
 CSF_LABEL = 24
-EYE_LABEL = 506
 
 BRAIN_LABELS = frozenset(
     label for label in LABEL_CLASSES if (1 <= label < 256) and label != CSF_LABEL
@@ -118,13 +116,11 @@ def tissue_classes(labels, voxel_size=1.0, where="the label map"):
     for label, code in LABEL_CLASSES.items():
         lookup[label] = code
     classes = lookup[labels]
-    head = ndimage.find_objects((labels > 0).astype(np.uint8))
-    brain = np.zeros(labels.shape, dtype=bool)
-    if not head or not np.isin(labels[head[0]], list(BRAIN_LABELS)).any():
+    brain = brain_mask(labels, voxel_size)
+    if not brain.any():
         raise InputError(f"{where} holds no brain label: give whole-head label maps.")
-    box = head[0]
-    brain[box] = brain_mask(labels[box], voxel_size)
-    _split_other_tissue(labels[box], classes[box], voxel_size)
+    _fill_ventricles(classes, brain)
+    _split_other_tissue(labels, classes, voxel_size)
     return classes, brain
 
 
@@ -142,16 +138,37 @@ def brain_mask(labels, voxel_size=1.0, closing_mm=5.0):
     Returns
     -------
     numpy.ndarray of bool, shape (x, y, z)
+        Empty where there is no brain label.
     """
     voxel_size = np.broadcast_to(np.asarray(voxel_size, dtype=float), 3)
-    tissue = np.isin(labels, list(BRAIN_LABELS))
+    flags = np.zeros(int(labels.max()) + 1, dtype=bool)
+    flags[[label for label in BRAIN_LABELS if label < len(flags)]] = True
+    tissue = flags[labels]
+    brain = np.zeros(labels.shape, dtype=bool)
+    box = _bounding_box(tissue)
+    if box is None:
+        return brain
     pad = [int(np.ceil(closing_mm / size)) + 1 for size in voxel_size]
-    padded = np.pad(tissue, [(n, n) for n in pad])
+    padded = np.pad(tissue[box], [(n, n) for n in pad])
     grown = ndimage.distance_transform_edt(~padded, sampling=voxel_size) <= closing_mm
     closed = ndimage.distance_transform_edt(grown, sampling=voxel_size) > closing_mm
     closed = closed[tuple(slice(n, -n) for n in pad)]
-    inside = np.isin(labels, [0, CSF_LABEL, 520])
-    return ndimage.binary_fill_holes(tissue | (closed & inside))
+    fluid = np.isin(labels[box], (0, CSF_LABEL, 520))
+    brain[box] = ndimage.binary_fill_holes(tissue[box] | (closed & fluid))
+    return brain
+
+
+def _bounding_box(mask, margin=0):
+    """Slices around a mask's voxels, or None where it is empty."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return None
+    return tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in found[0])
+
+
+def _fill_ventricles(classes, brain):
+    """Unlabelled voxels inside the brain, a few in most maps, become cerebrospinal fluid."""
+    classes[brain & (classes == CODES["air"])] = CODES["csf"]
 
 
 def _split_other_tissue(labels, classes, voxel_size, fat_mm=5.5, orbit_mm=9.0):
@@ -159,12 +176,10 @@ def _split_other_tissue(labels, classes, voxel_size, fat_mm=5.5, orbit_mm=9.0):
 
     The depth is from the inner side of the skin, so a thick label of skin does not eat the fat.
     """
-    other = labels == OTHER_TISSUE
-    skin = np.isin(classes, (CODES["skin"],))
-    if skin.any():
-        depth = ndimage.distance_transform_edt(~skin, sampling=voxel_size)
-        classes[other & (depth <= fat_mm)] = CODES["fat"]
-    eyes = labels == EYE_LABEL
-    if eyes.any():
-        reach = ndimage.distance_transform_edt(~eyes, sampling=voxel_size)
-        classes[other & (reach <= orbit_mm)] = CODES["fat"]
+    for source, reach_mm in (("skin", fat_mm), ("vitreous", orbit_mm)):
+        margin = int(np.ceil(reach_mm / voxel_size.min()))
+        box = _bounding_box(classes == CODES[source], margin)
+        if box is None:
+            continue
+        near = ndimage.distance_transform_edt(classes[box] != CODES[source], sampling=voxel_size)
+        classes[box][(labels[box] == OTHER_TISSUE) & (near <= reach_mm)] = CODES["fat"]
