@@ -59,7 +59,7 @@ def tiny_volume(config, seed, gain=1000.0):
     field = gaussian_filter(rng.normal(size=config.shape), 2.0)
     field /= field[mask].std()
     tissue = 0.35 + 0.25 * (field > -0.6) + 0.25 * (field > 0.5)
-    volume = gaussian_filter(tissue, 0.7) + 0.01 * rng.normal(size=config.shape)
+    volume = gaussian_filter(tissue, 1.2) + 0.004 * rng.normal(size=config.shape)
     return (gain * volume * mask).astype(np.float32), mask
 
 

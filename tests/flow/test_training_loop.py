@@ -1,0 +1,216 @@
+"""Training: it learns, it resumes exactly, it survives bad steps."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from bh_bids.errors import DeviceError, InputError, ModelError
+from bh_bids.flow.checkpoint import TrainingLog
+from bh_bids.flow.model import load_model
+from bh_bids.flow.slices import CropSampler, find_scans, read_volume
+from bh_bids.flow.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
+from bh_bids.flow.training import TrainingSettings, train_model
+
+QUICK = {"batch_size": 4, "crop": (16, 16), "warm_up": 3, "interval": 4, "validation_crops": 8}
+
+
+def run(derivatives, output, config, steps=12, resume=False, **changes):
+    settings = TrainingSettings(**{**QUICK, "steps": steps, **changes})
+    return train_model(
+        derivatives, output, config, settings, {"Name": "tiny"}, validation=0.3, resume=resume
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(derivatives, tiny_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "model"
+    run(derivatives, folder, tiny_config)
+    return folder
+
+
+def test_learns_more_than_the_marginal_distribution(derivatives, tiny_config, tmp_path):
+    """Below the entropy of held-out intensities: no voxel-by-voxel code could be shorter."""
+    metadata = run(
+        derivatives,
+        tmp_path / "m",
+        tiny_config,
+        steps=150,
+        batch_size=8,
+        interval=75,
+        validation_crops=64,
+        warm_up=20,
+        learning_rate=2e-2,
+    )
+    held_out = [
+        read_volume(scan, tiny_config)
+        for scan in find_scans(derivatives, tiny_config.space)
+        if scan.participant in metadata["ValidationParticipants"]
+    ]
+    crops = CropSampler(held_out, (16, 16), tiny_config, 1).batch(0, 64, augment=False)
+    _, counts = np.unique(np.rint(crops * 256), return_counts=True)
+    share = counts / counts.sum()
+    entropy = -(share * np.log2(share)).sum()
+    assert metadata["Training"]["BitsPerDimension"] < entropy - 0.3
+
+
+def test_writes_a_whole_model(uninterrupted, tiny_config):
+    model = load_model(uninterrupted)
+    assert model.config == tiny_config
+    metadata = model.metadata
+    assert len(metadata["TrainingParticipants"]) == 4
+    assert len(metadata["ValidationParticipants"]) == 2
+    assert metadata["Training"]["Completed"] is True
+    assert set(metadata["Intensity"]) == {"ScalePercentile", "TargetScale", "Quantiles", "Modes"}
+    assert model.mean.max() > 0.5
+    folder = uninterrupted / "training"
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in entries] == [4, 8, 12]
+    assert min(e["validation"] for e in entries) == pytest.approx(
+        metadata["Training"]["BitsPerDimension"], abs=1e-3
+    )
+
+
+def test_reported_bits_are_those_of_the_saved_weights(uninterrupted, derivatives, tiny_config):
+    model = load_model(uninterrupted)
+    held_out = [
+        read_volume(scan, tiny_config)
+        for scan in find_scans(derivatives, tiny_config.space)
+        if scan.participant in model.metadata["ValidationParticipants"]
+    ]
+    crops = torch.from_numpy(CropSampler(held_out, (16, 16), tiny_config, 1).batch(0, 8, False))
+    bits = float(model.flow.bits_per_dim(crops).mean())
+    assert bits == pytest.approx(model.metadata["Training"]["BitsPerDimension"], abs=2e-4)
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing catches it."""
+
+
+@pytest.mark.parametrize("where", ["_one_step", "_state", "validate"])
+def test_resumes_exactly(derivatives, tiny_config, tmp_path, monkeypatch, uninterrupted, where):
+    original, calls = getattr(Trainer, where), []
+    last = {"_one_step": 11, "_state": 2, "validate": 3}[where]
+
+    def dies(self):
+        calls.append(self.step)
+        if len(calls) == last:
+            raise Killed
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, where, dies)
+        with pytest.raises(Killed):
+            run(derivatives, tmp_path / "m", tiny_config)
+    assert not (tmp_path / "m" / "model.json").exists()
+    # What the process drew at random in between must not matter.
+    torch.manual_seed(99)
+    run(derivatives, tmp_path / "m", tiny_config, resume=True)
+    weights = (tmp_path / "m" / "weights.safetensors").read_bytes()
+    assert weights == (uninterrupted / "weights.safetensors").read_bytes()
+    logs = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (folder / "training" / "log.jsonl").read_text().splitlines()
+        ]
+        for folder in (tmp_path / "m", uninterrupted)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_stops_when_the_time_is_over_and_goes_on(
+    derivatives, tiny_config, tmp_path, uninterrupted
+):
+    metadata = run(derivatives, tmp_path / "m", tiny_config, max_minutes=1e-6)
+    assert metadata["Training"]["Completed"] is False
+    assert metadata["Training"]["Step"] == 1
+    load_model(tmp_path / "m")
+    metadata = run(derivatives, tmp_path / "m", tiny_config, resume=True)
+    assert metadata["Training"]["Completed"] is True
+    weights = (tmp_path / "m" / "weights.safetensors").read_bytes()
+    assert weights == (uninterrupted / "weights.safetensors").read_bytes()
+
+
+def test_resume_refuses_other_settings(derivatives, tiny_config, tmp_path):
+    run(derivatives, tmp_path / "m", tiny_config, max_minutes=1e-6)
+    with pytest.raises(InputError, match="seed"):
+        run(derivatives, tmp_path / "m", tiny_config, resume=True, seed=4)
+    with pytest.raises(InputError, match="--resume"):
+        run(derivatives, tmp_path / "m", tiny_config)
+
+
+def test_damaged_checkpoint_is_named(derivatives, tiny_config, tmp_path):
+    run(derivatives, tmp_path / "m", tiny_config, max_minutes=1e-6)
+    (tmp_path / "m" / "training" / "last.pt").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="last.pt cannot be read"):
+        run(derivatives, tmp_path / "m", tiny_config, resume=True)
+
+
+def test_checkpoint_that_runs_code_is_refused(derivatives, tiny_config, tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    run(derivatives, tmp_path / "m", tiny_config, max_minutes=1e-6)
+    torch.save({"fingerprint": Attack()}, tmp_path / "m" / "training" / "last.pt")
+    with pytest.raises(ModelError, match="cannot be read"):
+        run(derivatives, tmp_path / "m", tiny_config, resume=True)
+
+
+def test_bad_steps_are_skipped_and_counted(derivatives, tiny_config, tmp_path, monkeypatch):
+    original = CropSampler.batch
+
+    def spoiled(self, step, size, augment=True):
+        batch = original(self, step, size, augment)
+        if augment and step in (3, 5):
+            batch[0, 0, 0, 0] = np.nan
+        return batch
+
+    monkeypatch.setattr(CropSampler, "batch", spoiled)
+    metadata = run(derivatives, tmp_path / "m", tiny_config)
+    assert metadata["Training"]["SkippedSteps"] == 2
+    load_model(tmp_path / "m")
+
+
+def test_divergence_ends_with_a_sentence(derivatives, tiny_config, tmp_path, monkeypatch):
+    original = CropSampler.batch
+
+    def spoiled(self, step, size, augment=True):
+        return original(self, step, size, augment) * np.float32("nan" if augment else 1)
+
+    monkeypatch.setattr(CropSampler, "batch", spoiled)
+    steps = MAX_SKIPPED_IN_A_ROW + 5
+    with pytest.raises(ModelError, match="diverged"):
+        run(derivatives, tmp_path / "m", tiny_config, steps=steps, interval=steps)
+
+
+def test_learning_rate_rises_and_falls():
+    settings = TrainingSettings(steps=100, warm_up=10, learning_rate=2.0)
+    rates = [settings.rate(k) for k in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[10] == pytest.approx(2.0)
+    assert rates[55] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 0}, {"learning_rate": 0.0}, {"max_minutes": -1.0}, {"warm_up": -1}]
+)
+def test_impossible_settings(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        TrainingSettings(**change)
+
+
+def test_absent_device(derivatives, tiny_config, tmp_path):
+    with pytest.raises(DeviceError, match="cuda:99"):
+        run(derivatives, tmp_path / "m", tiny_config, device="cuda:99")
+
+
+def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"st')
+    log = TrainingLog(path, 4)
+    log.append({"step": 5})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4, 5]

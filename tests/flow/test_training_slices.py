@@ -1,0 +1,209 @@
+"""What the flow is trained on: the right scans, the right scale, reproducible crops."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bh_bids.errors import InputError
+from bh_bids.flow.domain import describe_domain, pooled_quantiles
+from bh_bids.flow.slices import (
+    STEP,
+    CropSampler,
+    Scan,
+    bounding_box,
+    find_scans,
+    read_volume,
+    split_participants,
+)
+
+SPACE = "MNI152NLin2009aSym"
+
+
+@pytest.fixture(scope="module")
+def volumes(derivatives, tiny_config):
+    return [read_volume(scan, tiny_config) for scan in find_scans(derivatives, SPACE)]
+
+
+@pytest.fixture
+def one_scan(tmp_path, tiny_config, scan_writer, volume_maker):
+    """Writes one scan with a changed volume, mask or affine and returns it."""
+
+    def write(volume=None, mask=None, affine=None):
+        usual, usual_mask = volume_maker(tiny_config, 3)
+        image = scan_writer(
+            tmp_path / "sub-1" / "anat",
+            "sub-1",
+            usual if volume is None else volume(usual.copy()),
+            usual_mask if mask is None else mask(usual_mask.copy()),
+            tiny_config.affine if affine is None else affine,
+        )
+        return Scan("1", image, image.with_name(image.name.replace("preproc_T1w", "brain_mask")))
+
+    return write
+
+
+def test_finds_sessions_and_ignores_other_spaces(derivatives, tmp_path, tiny_config, scan_writer):
+    scans = find_scans(derivatives, SPACE)
+    assert [s.participant for s in scans] == ["01", "02", "02", "03", "04", "05", "06"]
+    assert all(s.mask.is_file() for s in scans)
+    with pytest.raises(InputError, match="No preprocessed scans"):
+        find_scans(derivatives, "OASIS30ANTs")
+
+
+def test_missing_folder_and_mask(tmp_path, one_scan):
+    with pytest.raises(InputError, match="does not exist"):
+        find_scans(tmp_path / "nowhere", SPACE)
+    one_scan().mask.unlink()
+    with pytest.raises(InputError, match="no brain mask"):
+        find_scans(tmp_path, SPACE)
+
+
+def test_volume_keeps_the_scan(derivatives, tiny_config):
+    scan = find_scans(derivatives, SPACE)[2]
+    volume = read_volume(scan, tiny_config)
+    raw = np.asarray(nib.load(scan.image).dataobj)
+    mask = np.asarray(nib.load(scan.mask).dataobj) > 0
+    assert volume.scale == pytest.approx(np.percentile(raw[mask], 99))
+    scaled = volume.in_target_units(tiny_config.slices)
+    kept = slice(volume.offset, volume.offset + len(volume.values))
+    np.testing.assert_allclose(scaled[..., kept] * volume.scale, raw[..., kept], atol=0.1)
+    assert volume.counts.sum() == mask.sum()
+
+
+def test_nearly_empty_slices_are_left_out(one_scan, tiny_config):
+    def mask(usual):
+        usual[:, :, :3] = False
+        usual[:5, :5, 2] = True
+        return usual
+
+    volume = read_volume(one_scan(mask=mask), tiny_config)
+    assert volume.offset >= 3
+
+
+def nan(volume):
+    volume[16, 20, 6] = np.nan
+    return volume
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"volume": nan}, "NaN"),
+        ({"volume": lambda v: np.full_like(v, 5.0)}, "constant"),
+        ({"volume": lambda v: -v}, "percentile"),
+        ({"volume": lambda v: v[:-8], "mask": lambda m: m[:-8]}, "grid"),
+        ({"affine": np.eye(4)}, "grid"),
+        ({"mask": np.zeros_like}, "empty"),
+    ],
+)
+def test_unusable_scan_is_named(one_scan, tiny_config, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read_volume(one_scan(**changes), tiny_config)
+    assert "sub-1_space" in str(caught.value)
+
+
+def test_unreadable_scan_is_named(one_scan, tiny_config):
+    scan = one_scan()
+    scan.image.write_bytes(b"not an image")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_volume(scan, tiny_config)
+
+
+def scans_of(*labels):
+    return [Scan(label, None, None) for label in labels]
+
+
+def test_split_is_by_participant_seeded_and_complete():
+    scans = scans_of(*"aabbccddeeffgghh")
+    training, held = split_participants(scans, validation=0.25, exclude=["sub-h"], seed=3)
+    assert len(held) == 2
+    assert sorted(training + held) == list("abcdefg")
+    assert split_participants(scans, validation=0.25, exclude=["h"], seed=3) == (training, held)
+    draws = {tuple(split_participants(scans, validation=0.25, seed=s)[1]) for s in range(10)}
+    assert len(draws) > 3
+
+
+def test_split_takes_named_participants():
+    training, held = split_participants(scans_of(*"abcde"), validation=["sub-e", "b"])
+    assert (training, held) == (["a", "c", "d"], ["b", "e"])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"validation": ["z"]}, "No scans of participant"),
+        ({"exclude": ["z"]}, "No scans of participant"),
+        ({"exclude": ["a", "b"]}, "Only 3"),
+        ({"validation": ["a"], "exclude": ["a"]}, "both"),
+        ({"validation": list("abcde")}, "needs a participant"),
+        ({"validation": 1.5}, "between 0 and 1"),
+    ],
+)
+def test_impossible_splits(options, message):
+    with pytest.raises(InputError, match=message):
+        split_participants(scans_of(*"abcde"), **options)
+
+
+def test_crops_are_reproducible_and_discretised(volumes, tiny_config):
+    sampler = CropSampler(volumes, (16, 24), tiny_config, seed=5)
+    again = CropSampler(volumes, (16, 24), tiny_config, seed=5)
+    again.batch(3, 4)
+    batch = sampler.batch(7, 4)
+    assert batch.shape == (4, 1, 16, 24) and batch.dtype == np.float32
+    np.testing.assert_array_equal(batch, again.batch(7, 4))
+    assert not np.array_equal(batch, sampler.batch(8, 4))
+    # Noise within half a step; background is exactly level 0 under it.
+    levels = np.rint(batch * 256)
+    assert np.abs(batch * 256 - levels).max() <= 0.5
+    assert (levels == 0).any() and levels.max() <= 1.5 * 256
+
+
+def test_every_slice_is_drawn_once_per_epoch(volumes, tiny_config):
+    sampler = CropSampler(volumes, None, tiny_config, seed=0)
+    epoch = [sampler._nth(i) for i in range(len(sampler))]
+    assert len(set(epoch)) == len(sampler) == sum(len(v.values) for v in volumes)
+    assert [sampler._nth(len(sampler) + i) for i in range(len(sampler))] != epoch
+
+
+def test_crops_come_from_the_slices(volumes, tiny_config):
+    sampler = CropSampler(volumes, (16, 16), tiny_config, seed=1)
+    crop = np.rint(sampler.batch(0, 1, augment=False)[0, 0] * 256)
+    number, index = sampler._nth(0)
+    whole = np.rint(volumes[number].values[index] * (STEP * 256))
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (16, 16))
+    assert (windows == crop).all(axis=(2, 3)).any()
+
+
+def test_whole_slices_hold_the_whole_brain(volumes, tiny_config):
+    corner, sides = bounding_box(volumes, 4)
+    assert all(side % 4 == 0 for side in sides)
+    for volume in volumes:
+        inside = volume.values[
+            :, corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]
+        ]
+        assert np.count_nonzero(inside) == np.count_nonzero(volume.values)
+    assert CropSampler(volumes, None, tiny_config, 0).batch(0, 2).shape == (2, 1, *sides)
+
+
+@pytest.mark.parametrize("crop, message", [((18, 16), "multiples"), ((64, 16), "larger")])
+def test_impossible_crops(volumes, tiny_config, crop, message):
+    with pytest.raises(InputError, match=message):
+        CropSampler(volumes, crop, tiny_config, 0)
+
+
+def test_pooled_quantiles_match_numpy():
+    values = np.random.default_rng(0).integers(0, 20_000, 5001)
+    quantiles = pooled_quantiles(np.bincount(values, minlength=2**16), 257)
+    expected = np.quantile(values, np.linspace(0, 1, 257), method="lower") * STEP
+    np.testing.assert_allclose(quantiles, expected, atol=1.01 * STEP)
+    assert quantiles[0] == values.min() * STEP and quantiles[-1] == values.max() * STEP
+
+
+def test_domain_statistics(volumes, derivatives, tiny_config):
+    intensity, mean = describe_domain(volumes, tiny_config)
+    assert intensity["TargetScale"] == pytest.approx(np.median([v.scale for v in volumes]))
+    assert len(intensity["Quantiles"]) == 257
+    assert np.all(np.diff(intensity["Quantiles"]) >= 0)
+    assert intensity["Modes"]["CSF"] < intensity["Modes"]["GM"] < intensity["Modes"]["WM"]
+    whole = np.mean([v.in_target_units(tiny_config.slices) for v in volumes], axis=0)
+    np.testing.assert_allclose(mean, whole, atol=1e-6)
