@@ -219,8 +219,53 @@ def check_intensities(data, path):
         raise InputError(f"{path} is blank: {what}.")
 
 
-def save_nifti(volume, affine, path, dtype=np.float32):
-    """Write a volume on RAS axes as NIfTI-1, in scanner coordinates, in mm.
+def read_ras(path):
+    """Read an image that this program wrote, on RAS axes.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    volume : numpy.ndarray of float32, shape (x, y, z)
+    affine : numpy.ndarray, shape (4, 4)
+    """
+    image = nib.as_closest_canonical(open_nifti(path))
+    return np.ascontiguousarray(image.get_fdata(dtype=np.float32)), image.affine
+
+
+def load_mask(path, shape, affine):
+    """Read a brain mask made elsewhere for a scan.
+
+    Parameters
+    ----------
+    path : path-like
+    shape : tuple of int
+        Of the scan on RAS axes.
+    affine : numpy.ndarray, shape (4, 4)
+        Of the scan on RAS axes.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape ``shape``
+
+    Raises
+    ------
+    InputError
+        If the mask does not lie on the scan's grid or is empty.
+    """
+    image = load_t1w(path)
+    if image.volume.shape != tuple(shape) or not np.allclose(image.affine, affine, atol=1e-2):
+        raise InputError(
+            f"The brain mask {path} does not lie on the grid of its T1w scan: "
+            "resample it, or leave out --derivatives."
+        )
+    return image.volume > 0.5
+
+
+def save_nifti(volume, affine, path, dtype=np.float32, code=1):
+    """Write a volume on RAS axes as NIfTI-1, in mm.
 
     Parameters
     ----------
@@ -229,6 +274,8 @@ def save_nifti(volume, affine, path, dtype=np.float32):
     path : path-like
     dtype : numpy dtype
         Type on disk; integers are rounded, never scaled.
+    code : int
+        NIfTI code of qform and sform: 1 for the scanner's space, 4 for MNI152.
 
     Returns
     -------
@@ -238,8 +285,8 @@ def save_nifti(volume, affine, path, dtype=np.float32):
     data = np.rint(volume) if np.issubdtype(dtype, np.integer) else np.asarray(volume)
     image = nib.Nifti1Image(data.astype(dtype), affine)
     image.header.set_xyzt_units("mm")
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
+    image.set_sform(affine, code)
+    image.set_qform(affine, code)
     nib.save(image, path)
     return Path(path)
 

@@ -1,0 +1,186 @@
+"""Brain masks: of scans that are already skull-stripped, and by a warped head template.
+
+The whole-head template and its brain probability map are registered to the scan at 2 mm (affine,
+then symmetric diffeomorphic: Avants et al. 2008, doi:10.1016/j.media.2007.06.004) and the warped
+probability is cut at one half.
+"""
+
+import tempfile
+
+import ants
+import numpy as np
+from scipy import ndimage
+
+from ..errors import InputError
+from .ants_images import deterministic, to_ants
+from .bias import n4_bias_field
+from .resampling import content_box, downsample, resample, voxel_sizes
+from .templates import find_head_template
+
+WORKING_SPACING = 2.0
+BRAIN_VOLUME_ML = (600.0, 2500.0)
+"""Plausible volumes of what a skull-stripped T1w shows, in ml."""
+MIN_BACKGROUND = 0.4
+"""A skull-stripped scan has at least this share of voxels at its background value."""
+
+
+def is_skull_stripped(volume, affine):
+    """Whether a T1w scan shows nothing but a brain.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+    affine : numpy.ndarray, shape (4, 4)
+
+    Returns
+    -------
+    bool
+        True if the background has one single value over much of the field of view, and what
+        remains is one piece of a brain's volume that is not cut by the field of view on more than
+        one side.
+    """
+    content = foreground(volume)
+    if content.mean() > 1 - MIN_BACKGROUND:
+        return False
+    largest = _largest_component(content)
+    volume_ml = largest.sum() * np.prod(voxel_sizes(affine)) / 1000
+    if not BRAIN_VOLUME_ML[0] <= volume_ml <= BRAIN_VOLUME_ML[1]:
+        return False
+    if largest.sum() < 0.9 * content.sum():
+        return False
+    faces = [largest[0], largest[-1], largest[:, 0], largest[:, -1]]
+    faces += [largest[:, :, 0], largest[:, :, -1]]
+    return sum(face.mean() > 0.01 for face in faces) <= 1
+
+
+def foreground(volume):
+    """Voxels that differ from the background's one value (the most frequent of the border's).
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (x, y, z)
+    """
+    border = np.concatenate([volume[0].ravel(), volume[-1].ravel(), volume[:, :, -1].ravel()])
+    values, counts = np.unique(border, return_counts=True)
+    return volume != values[counts.argmax()]
+
+
+def mask_of_skull_stripped(volume):
+    """Brain mask of a scan that is already skull-stripped.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (x, y, z)
+        The largest piece of the foreground, with its holes filled.
+    """
+    return _without_holes(_largest_component(foreground(volume)))
+
+
+def brain_mask(
+    volume, affine, *, mode="auto", given=None, template=None, seed=0, sloppy=False
+):
+    """Brain mask of a T1w scan, in the way that suits it.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        RAS axes.
+    affine : numpy.ndarray, shape (4, 4)
+    mode : {"auto", "skip", "force"}
+        ``skip`` takes the scan as already skull-stripped, ``force`` as not, ``auto`` looks.
+    given : numpy.ndarray of bool, shape (x, y, z), optional
+        A mask made elsewhere; it is used as it is.
+    template : str, optional
+        TemplateFlow name of a head template; the packaged one without.
+    seed : int
+    sloppy : bool
+
+    Returns
+    -------
+    mask : numpy.ndarray of bool, shape (x, y, z)
+    details : dict
+        ``Method``, ``Volume_ml``, and ``Warnings``, a list of sentences.
+
+    Raises
+    ------
+    InputError
+        If no brain is found.
+    """
+    warnings = []
+    if given is not None:
+        mask, method = given, "mask from --derivatives"
+    elif mode == "skip" or (mode == "auto" and is_skull_stripped(volume, affine)):
+        mask, method = mask_of_skull_stripped(volume), "none (already skull-stripped)"
+    else:
+        head, notes = find_head_template(template)
+        mask, method = extract_brain(volume, affine, head, seed=seed, sloppy=sloppy), head.method
+        warnings += notes
+    volume_ml = float(mask.sum() * np.prod(voxel_sizes(affine)) / 1000)
+    if not BRAIN_VOLUME_ML[0] <= volume_ml <= BRAIN_VOLUME_ML[1]:
+        raise InputError(
+            f"The brain mask ({method}) has {volume_ml:.0f} ml, which is no brain: check that the "
+            "scan is a T1w head in its true orientation, or give a mask with --derivatives."
+        )
+    return mask, {"Method": method, "Volume_ml": round(volume_ml, 1), "Warnings": warnings}
+
+
+def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
+    """Brain mask of a whole-head T1w scan.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        Whole head, RAS axes, not yet bias-corrected.
+    affine : numpy.ndarray, shape (4, 4)
+    head : HeadTemplate
+    seed : int
+        Seed of the registration's sampling.
+    sloppy : bool
+        Fewer iterations, for trials: faster and worse.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (x, y, z)
+    """
+    small, grid = downsample(volume, affine, WORKING_SPACING)
+    # Beyond the head's brightest fat, intensities carry no anatomy but pull the metric.
+    small = np.clip(small, 0, np.percentile(small[small > small.mean()], 98))
+    inside = ndimage.binary_fill_holes(small > 0.5 * small.mean())
+    small = small / n4_bias_field(small, grid, inside)
+    fixed, moving = to_ants(small, grid), to_ants(head.volume, head.affine)
+    with deterministic(seed), tempfile.TemporaryDirectory() as folder:
+        fit = ants.registration(
+            fixed,
+            moving,
+            type_of_transform="SyN",
+            reg_iterations=(20, 5) if sloppy else (40, 30, 10),
+            outprefix=f"{folder}/",
+        )
+        warped = ants.apply_transforms(
+            fixed, to_ants(head.probability, head.affine), fit["fwdtransforms"]
+        ).numpy()
+    full = resample(warped, grid, volume.shape, affine)
+    return _without_holes(_largest_component(full > 0.5))
+
+
+def _largest_component(mask):
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return np.zeros_like(mask, dtype=bool)
+    return labels == np.bincount(labels.ravel())[1:].argmax() + 1
+
+
+def _without_holes(mask):
+    box = content_box(mask, margin=1)
+    filled = np.zeros_like(mask, dtype=bool)
+    if box is not None:
+        filled[box] = ndimage.binary_fill_holes(mask[box])
+    return filled

@@ -1,0 +1,128 @@
+"""Resampling of volumes on RAS axes through linear maps, in one interpolation."""
+
+import numpy as np
+from scipy import ndimage
+
+_PAD = 4
+"""Voxels kept around the content, more than a cubic spline's reach."""
+
+
+def resample(volume, affine, shape, target_affine, matrix=None, order=1):
+    """Resample a volume on another grid, through a linear map if given.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        0 is background: all-zero borders cost nothing.
+    affine : numpy.ndarray, shape (4, 4)
+        Voxel indices of ``volume`` to RAS+ mm.
+    shape : tuple of int
+        Shape of the result.
+    target_affine : numpy.ndarray, shape (4, 4)
+        Voxel indices of the result to RAS+ mm.
+    matrix : numpy.ndarray, shape (4, 4), optional
+        RAS+ mm of the volume to RAS+ mm of the result; identity by default.
+    order : int
+        Order of the interpolating spline: 0 nearest, 1 linear, 3 cubic.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape ``shape``
+        Zero where the volume does not reach.
+    """
+    volume = np.asarray(volume, dtype=np.float32)
+    box = content_box(volume != 0, margin=_PAD)
+    if box is None:
+        return np.zeros(shape, dtype=np.float32)
+    matrix = np.eye(4) if matrix is None else matrix
+    to_volume = np.linalg.inv(affine) @ np.linalg.inv(matrix) @ target_affine
+    to_volume[:3, 3] -= [side.start for side in box]
+    # A border of zeros, so that the content fades out instead of ending.
+    content = np.pad(volume[box], 1)
+    to_volume[:3, 3] += 1
+    return ndimage.affine_transform(
+        content, to_volume, output_shape=tuple(shape), order=order, output=np.float32
+    )
+
+
+def content_box(mask, margin=0):
+    """Bounding box of a mask.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray of bool, shape (x, y, z)
+    margin : int
+        Voxels added on every side, within the array.
+
+    Returns
+    -------
+    tuple of slice or None
+        None if the mask is empty.
+    """
+    found = ndimage.find_objects(np.asarray(mask).astype(np.uint8))
+    if not found:
+        return None
+    return tuple(
+        slice(max(0, side.start - margin), min(size, side.stop + margin))
+        for side, size in zip(found[0], mask.shape, strict=True)
+    )
+
+
+def box_affine(affine, box):
+    """Affine of the part of a volume inside a box.
+
+    Parameters
+    ----------
+    affine : numpy.ndarray, shape (4, 4)
+    box : tuple of slice
+
+    Returns
+    -------
+    numpy.ndarray, shape (4, 4)
+    """
+    inner = affine.copy()
+    inner[:3, 3] += affine[:3, :3] @ [side.start for side in box]
+    return inner
+
+
+def downsample(volume, affine, spacing):
+    """Resample a volume to isotropic voxels over the same field of view, without aliasing.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+    affine : numpy.ndarray, shape (4, 4)
+    spacing : float
+        Voxel size of the result in mm.
+
+    Returns
+    -------
+    volume : numpy.ndarray of float32
+    affine : numpy.ndarray, shape (4, 4)
+    """
+    sizes = voxel_sizes(affine)
+    scaling = spacing / sizes
+    # What a wider voxel would have averaged: the difference of two boxes' widths, as a Gaussian.
+    sigma = np.sqrt(np.maximum(scaling**2 - 1, 0)) / 2.355
+    shape = tuple(max(1, int(np.ceil(n / s))) for n, s in zip(volume.shape, scaling, strict=True))
+    grid = affine.copy()
+    grid[:3, :3] = affine[:3, :3] * scaling
+    # The first voxel's outer corner stays where it was.
+    grid[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((scaling - 1) / 2)
+    smooth = ndimage.gaussian_filter(np.asarray(volume, dtype=np.float32), sigma, truncate=3)
+    return resample(smooth, affine, shape, grid), grid
+
+
+def voxel_sizes(affine):
+    """Voxel sizes of an affine.
+
+    Parameters
+    ----------
+    affine : numpy.ndarray, shape (4, 4)
+
+    Returns
+    -------
+    numpy.ndarray, shape (3,)
+        mm.
+    """
+    return np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0))

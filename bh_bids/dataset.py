@@ -1,0 +1,211 @@
+"""What to read from a BIDS dataset: the T1w scans that were asked for, and their metadata."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import InputError
+
+ENTITIES = ("subject", "session", "acquisition", "ceagent", "reconstruction", "run", "echo", "part")
+"""Entities that name a T1w scan, in the order of BIDS file names."""
+SCANNER_FIELDS = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength")
+_NOT_SCANS = ("code", "derivatives", "models", "sourcedata", "stimuli")
+_NOT_ANAT = ("beh", "dwi", "eeg", "fmap", "func", "ieeg", "meg", "micr", "motion", "nirs", "perf",
+             "pet")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One T1w image of a dataset.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        Absolute.
+    participant : str
+        Without ``sub-``.
+    session : str or None
+        Without ``ses-``.
+    uri : str
+        BIDS URI relative to the raw dataset, ``bids:raw:sub-01/anat/sub-01_T1w.nii.gz``.
+    metadata : dict
+        From the sidecars, by the inheritance principle.
+    """
+
+    path: Path
+    participant: str
+    session: str | None
+    uri: str
+    metadata: dict = field(default_factory=dict, compare=False)
+
+    @property
+    def key(self):
+        """The file name's entities, without suffix: ``sub-01_ses-A_run-2``."""
+        return self.path.name.split(".")[0].removesuffix("_T1w")
+
+    @property
+    def folder(self):
+        """Folder of the scan's derivatives, relative to the output folder."""
+        session = f"/ses-{self.session}" if self.session else ""
+        return f"sub-{self.participant}{session}/anat"
+
+    @property
+    def scanner(self):
+        """Scanner fields that the sidecar gives."""
+        return {name: self.metadata[name] for name in SCANNER_FIELDS if name in self.metadata}
+
+
+def check_dataset(bids_dir):
+    """Refuse a folder that is no BIDS dataset.
+
+    Parameters
+    ----------
+    bids_dir : path-like
+
+    Raises
+    ------
+    InputError
+    """
+    bids_dir = Path(bids_dir)
+    if not bids_dir.is_dir():
+        raise InputError(f"The BIDS dataset {bids_dir} does not exist or is no folder.")
+    description = bids_dir / "dataset_description.json"
+    if not description.is_file():
+        raise InputError(
+            f"{bids_dir} is not a BIDS dataset: it has no dataset_description.json. "
+            "Give the dataset's root folder."
+        )
+    try:
+        content = json.loads(description.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{description} is not readable JSON: {error}") from None
+    missing = [name for name in ("Name", "BIDSVersion") if not _has(content, name)]
+    if missing:
+        raise InputError(f"{description} lacks {' and '.join(missing)}, which BIDS requires.")
+
+
+def _has(content, name):
+    return isinstance(content, dict) and isinstance(content.get(name), str)
+
+
+def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_dir=None):
+    """T1w scans of a dataset, in the order of their names.
+
+    Parameters
+    ----------
+    bids_dir : path-like
+    participants, sessions : sequence of str
+        Labels without prefix; all if empty.
+    filters : dict, optional
+        Further pybids entities that a scan must have, ``{"t1w": {"acquisition": "mprage"}}``.
+    database_dir : path-like, optional
+        pybids database, made if it does not exist.
+
+    Returns
+    -------
+    list of Scan
+
+    Raises
+    ------
+    InputError
+        If a participant is unknown, or nothing is left.
+    """
+    bids_dir = Path(bids_dir)
+    present = sorted(p.name[4:] for p in bids_dir.glob("sub-*") if p.is_dir())
+    unknown = sorted(set(participants) - set(present))
+    if unknown:
+        some = ", ".join(present[:8]) + (", ..." if len(present) > 8 else "")
+        raise InputError(
+            f"{bids_dir} has no participant {', '.join(unknown)}: it has "
+            f"{some or 'no participants at all'}."
+        )
+    layout = _layout(bids_dir, participants, database_dir)
+    query = dict(suffix="T1w", extension=[".nii", ".nii.gz"], datatype="anat", scope="raw")
+    query.update((filters or {}).get("t1w", {}))
+    if participants:
+        query["subject"] = list(participants)
+    if sessions:
+        query["session"] = list(sessions)
+    try:
+        files = layout.get(**query)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"The BIDS filter cannot be used: {error}") from None
+    if not files:
+        what = ", ".join(f"sub-{label}" for label in participants) or "any participant"
+        raise InputError(
+            f"{bids_dir} has no T1w scan of {what}"
+            + (f" in session {', '.join(sessions)}" if sessions else "")
+            + ": files must be named sub-<label>[/ses-<label>]/anat/..._T1w.nii[.gz]"
+            + (" and pass the BIDS filter." if filters else ".")
+        )
+    return sorted((_scan(item, bids_dir) for item in files), key=lambda scan: str(scan.path))
+
+
+def _scan(item, bids_dir):
+    relative = Path(item.path).relative_to(bids_dir)
+    return Scan(
+        path=Path(item.path),
+        participant=item.entities["subject"],
+        session=item.entities.get("session"),
+        uri=f"bids:raw:{relative.as_posix()}",
+        metadata=dict(item.get_metadata()),
+    )
+
+
+def _layout(bids_dir, participants, database_dir):
+    """Index the dataset, of it only what is asked for: indexing all of a large one takes hours."""
+    from bids.layout import BIDSLayout, BIDSLayoutIndexer
+
+    names = "|".join(re.escape(label) for label in participants)
+    ignore = [re.compile(rf"^/({'|'.join(_NOT_SCANS)})(/|$)"), re.compile(r"/\.")]
+    ignore.append(re.compile(rf"/({'|'.join(_NOT_ANAT)})/"))
+    if names and database_dir is None:
+        ignore.append(re.compile(rf"^/sub-(?!({names})(/|$))"))
+    indexer = BIDSLayoutIndexer(validate=False, ignore=ignore)
+    reset = database_dir is not None and not (Path(database_dir) / "layout_index.sqlite").exists()
+    try:
+        return BIDSLayout(
+            str(bids_dir),
+            indexer=indexer,
+            database_path=None if database_dir is None else str(database_dir),
+            reset_database=reset,
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{bids_dir} cannot be indexed: {error}") from None
+
+
+def read_filter_file(path):
+    """Read a BIDS filter file.
+
+    Parameters
+    ----------
+    path : path-like
+        JSON such as ``{"t1w": {"acquisition": "mprage", "session": null}}``; ``null`` selects
+        files without the entity, ``"*"`` any value.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+    """
+    from bids.layout import Query
+
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The BIDS filter file {path} is not readable JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("t1w", {}), dict):
+        raise InputError(
+            f'The BIDS filter file {path} must look like {{"t1w": {{"acquisition": "mprage"}}}}.'
+        )
+    special = {None: Query.NONE, "*": Query.ANY}
+    return {
+        "t1w": {
+            name: value if isinstance(value, list) else special.get(value, value)
+            for name, value in content.get("t1w", {}).items()
+        }
+    }

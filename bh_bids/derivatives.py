@@ -1,0 +1,298 @@
+"""What stands in the output folder: its description, sidecars, and whether a scan is done."""
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import __version__
+from .intensity import SCALE_PERCENTILE
+from .reports.svg import write_text
+
+BIDS_VERSION = "1.10.0"
+URL = "https://bids-apps.neuroimaging.io/"
+BIDSIGNORE = ("*.html", "logs/", "**/figures", "**/log", "*_xfm.*", "*_metrics.*", "group_*")
+_VERSIONED = ("bh-bids", "antspyx", "nibabel", "nipype", "nflows", "numpy", "scipy", "torch")
+
+
+def software_versions():
+    """Versions of what computes a result.
+
+    Returns
+    -------
+    dict of str
+    """
+    versions = {}
+    for name in _VERSIONED:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def file_sha256(path):
+    """SHA-256 of a file's bytes.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def provenance_key(scan, settings, model):
+    """What a scan's results depend on, as one hash: equal keys mean equal results.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    settings : bh_bids.settings.Settings
+    model : dict
+        The model's description, with its weights' hash.
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+    """
+    mask = find_precomputed(scan, settings.derivatives, "desc-brain_mask.nii.gz")
+    parts = {
+        "input": file_sha256(scan.path),
+        "mask": file_sha256(mask) if mask else None,
+        "metadata": scan.scanner,
+        "model": model["WeightsSHA256"],
+        "method": settings.method,
+        "skull_strip": settings.skull_strip_t1w,
+        "template": settings.template,
+        "spaces": sorted(settings.output_spaces),
+        "seed": settings.random_seed,
+        "sloppy": settings.sloppy,
+        "threads": settings.omp_nthreads,
+        "software": software_versions(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def find_precomputed(scan, folders, ending):
+    """A scan's derivative in one of the folders given with ``--derivatives``.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    folders : dict
+        Name to folder.
+    ending : str
+        What follows the scan's entities in the file name.
+
+    Returns
+    -------
+    pathlib.Path or None
+        The first found, in the order of the folders.
+    """
+    for folder in folders.values():
+        path = Path(folder) / scan.folder / f"{scan.key}_{ending}"
+        if path.is_file():
+            return path
+    return None
+
+
+def expected_outputs(scan, space, output_spaces):
+    """Files that a finished scan has, relative to the output folder.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    space : str
+        The model's space.
+    output_spaces : sequence of str
+        ``T1w`` for the native grid, and the model's space.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The sidecar that :func:`is_done` reads comes first.
+    """
+    folder = Path(scan.folder)
+    standard = f"{scan.key}_space-{space}_res-1"
+    names = [
+        f"{scan.key}_desc-harmonization_metrics.json",
+        f"{scan.key}_desc-harmonization_metrics.tsv",
+        f"{scan.key}_desc-trace_metrics.tsv",
+        f"{scan.key}_desc-brain_mask.nii.gz",
+        f"{scan.key}_from-T1w_to-{space}_mode-image_xfm.h5",
+        f"{scan.key}_from-{space}_to-T1w_mode-image_xfm.h5",
+        f"{standard}_desc-preproc_T1w.nii.gz",
+        f"{standard}_desc-brain_mask.nii.gz",
+    ]
+    if space in output_spaces:
+        names.append(f"{standard}_desc-harmonized_T1w.nii.gz")
+    if "T1w" in output_spaces:
+        names.append(f"{scan.key}_desc-harmonized_T1w.nii.gz")
+    figures = [
+        Path(f"sub-{scan.participant}/figures/{scan.key}_desc-{name}_T1w.svg")
+        for name in ("brain", "registration", "flicker", "difference", "histogram", "trace")
+    ]
+    return [folder / name for name in names] + figures
+
+
+def is_done(output_dir, scan, space, output_spaces, key):
+    """Whether a scan's results stand complete and come from the same input and parameters.
+
+    Parameters
+    ----------
+    output_dir : path-like
+    scan : bh_bids.dataset.Scan
+    space : str
+    output_spaces : sequence of str
+    key : str
+        From :func:`provenance_key`.
+
+    Returns
+    -------
+    bool
+    """
+    paths = [Path(output_dir) / name for name in expected_outputs(scan, space, output_spaces)]
+    if not all(path.is_file() for path in paths):
+        return False
+    try:
+        return json.loads(paths[0].read_text(encoding="utf-8")).get("ProvenanceKey") == key
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def write_description(output_dir, bids_dir, derivatives, source_description):
+    """Write ``dataset_description.json`` and ``.bidsignore``; parallel jobs may do so at once.
+
+    Parameters
+    ----------
+    output_dir, bids_dir : path-like
+    derivatives : dict
+        Name to folder, of derivatives that were reused.
+    source_description : dict
+        The raw dataset's description.
+    """
+    output_dir = Path(output_dir)
+    source = {"URL": Path(bids_dir).resolve().as_uri()}
+    doi = source_description.get("DatasetDOI")
+    if isinstance(doi, str) and doi:
+        source = {"DOI": doi}
+    content = {
+        "Name": "bh-bids - blind harmonization of T1-weighted MR images",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "License": source_description.get("License") or "See the source dataset",
+        "GeneratedBy": [{"Name": "bh-bids", "Version": __version__}],
+        "SourceDatasets": [source],
+        "DatasetLinks": {
+            "raw": Path(bids_dir).resolve().as_uri(),
+            **{name: Path(path).resolve().as_uri() for name, path in derivatives.items()},
+        },
+    }
+    write_text(output_dir / "dataset_description.json", json.dumps(content, indent=2) + "\n")
+    write_text(output_dir / ".bidsignore", "\n".join(BIDSIGNORE) + "\n")
+
+
+def image_sidecar(scan, *, description, space=None, template=None):
+    """Sidecar of a derived image.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    description : str
+    space : str, optional
+        Standard space of the image; the scan's own grid without.
+    template : str, optional
+        BIDS URI or name of the spatial reference; the space's name by default.
+
+    Returns
+    -------
+    dict
+    """
+    sidecar = {"Description": description, "Sources": [scan.uri], "SkullStripped": True}
+    if space:
+        sidecar["SpatialReference"] = template or space
+        sidecar["Resolution"] = "1 mm isotropic"
+    return {**sidecar, **scan.scanner}
+
+
+def harmonization_block(settings, model, result, extraction, input_sha256):
+    """The sidecar's account of how an image was harmonized.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+    model : dict
+        The model's description.
+    result : dict
+        What the harmonization found: see
+        :class:`bh_bids.interfaces.harmonization.Harmonize`.
+    extraction : dict
+        What the brain extraction found.
+    input_sha256 : str
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "Model": model["Name"],
+        "ModelVersion": model.get("Version", "unknown"),
+        "WeightsSHA256": model["WeightsSHA256"],
+        "TargetDomain": model.get("TargetDomain", {}),
+        "Space": model["Config"]["space"],
+        "Method": result["method"],
+        "Parameters": result["parameters"],
+        "Device": result["device"],
+        "Seed": result["seed"],
+        "Threads": settings.omp_nthreads,
+        "Converged": result["converged"],
+        "Iterations": result["iterations"],
+        "Guards": [*extraction.get("Warnings", []), *result["guards"]],
+        "IntensityScale": {
+            "Percentile": SCALE_PERCENTILE,
+            "SourceScale": result["source_scale"],
+            "TargetScale": result["target_scale"],
+        },
+        "InputSHA256": input_sha256,
+        "BrainExtraction": {
+            **{k: v for k, v in extraction.items() if k != "Warnings"},
+            "SkullStripT1w": settings.skull_strip_t1w,
+        },
+        "BiasCorrection": {"Method": "N4"},
+        "Registration": {"Method": "rigid, then affine"},
+        "SoftwareVersions": software_versions(),
+        "CommandLine": command_line(settings),
+    }
+
+
+def command_line(settings):
+    """A command that makes the results again.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+
+    Returns
+    -------
+    str
+    """
+    words = ["bh-bids", "BIDS_DIR", "OUTPUT_DIR", "participant"]
+    words += ["--model", settings.model, "--method", settings.method]
+    words += ["--skull-strip-t1w", settings.skull_strip_t1w]
+    if settings.template:
+        words += ["--template", settings.template]
+    words += ["--random-seed", str(settings.random_seed)]
+    words += ["--omp-nthreads", str(settings.omp_nthreads)]
+    if settings.sloppy:
+        words.append("--sloppy")
+    return " ".join(words)

@@ -1,0 +1,106 @@
+"""One scan's metrics, and tables as BIDS writes them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .similarity import ncc
+from .tissue import tissue_modes
+
+METRICS = {
+    "participant_id": "Participant's identifier",
+    "session_id": "Session's identifier",
+    "filename": "T1w image in the source dataset",
+    "model": "Name of the target domain's model",
+    "method": "Harmonization method",
+    "converged": "Whether the method met its convergence criterion",
+    "iterations": "Iterations made",
+    "ncc_source": "Centred correlation of harmonized and source intensities inside the brain",
+    "latent_before": "Mean squared latent value of the first iterate; near 1 for target scans",
+    "latent_after": "Mean squared latent value of the result; near 1 for target scans",
+    "bits_per_dim_before": "Bits per dimension of the first iterate under the target's model",
+    "bits_per_dim_after": "Bits per dimension of the result under the target's model",
+    "csf_mode_before": "Mode of cerebrospinal fluid in the source, target units",
+    "gm_mode_before": "Mode of grey matter in the source, target units",
+    "wm_mode_before": "Mode of white matter in the source, target units",
+    "csf_mode_after": "Mode of cerebrospinal fluid in the result, target units",
+    "gm_mode_after": "Mode of grey matter in the result, target units",
+    "wm_mode_after": "Mode of white matter in the result, target units",
+    "csf_mode_target": "Mode of cerebrospinal fluid in the target domain, target units",
+    "gm_mode_target": "Mode of grey matter in the target domain, target units",
+    "wm_mode_target": "Mode of white matter in the target domain, target units",
+    "brain_volume_ml": "Volume of the brain mask in ml, on the scan's own grid",
+    "guards": "What a reader should look at, separated by |",
+}
+TRACE = {
+    "iteration": "0 is the first guess",
+    "objective": "Distance to the source plus weighted latent term",
+    "ncc": "Centred correlation with the source inside the brain",
+    "edge": "Edge term",
+    "latent": "Mean squared latent value, |z|^2/d",
+    "bits_per_dim": "Bits per dimension under the target's model",
+}
+
+
+def summarize(source, harmonized, mask, *, trace, target_modes):
+    """Metrics of one harmonized scan.
+
+    Parameters
+    ----------
+    source, harmonized : numpy.ndarray, shape (x, y, z)
+        Target units.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+    trace : list of dict
+        Records of :class:`bh_bids.harmonization.HarmonizationResult`.
+    target_modes : dict
+        ``CSF``, ``GM``, ``WM`` in target units.
+
+    Returns
+    -------
+    dict
+        Names of :data:`METRICS`.
+    """
+    row = {"ncc_source": ncc(source, harmonized, mask)}
+    for name in ("latent", "bits_per_dim"):
+        row[f"{name}_before"] = trace[0].get(name) if trace else None
+        row[f"{name}_after"] = trace[-1].get(name) if trace else None
+    modes = {
+        "before": tissue_modes(source, mask),
+        "after": tissue_modes(harmonized, mask),
+        "target": target_modes,
+    }
+    for when, found in modes.items():
+        for tissue in ("CSF", "GM", "WM"):
+            row[f"{tissue.lower()}_mode_{when}"] = found.get(tissue)
+    return row
+
+
+def write_tsv(rows, path):
+    """Write a BIDS table.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Columns are the first row's keys; None and NaN become ``n/a``.
+    path : path-like
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    columns = list(rows[0]) if rows else []
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(_cell(row.get(name)) for name in columns) for row in rows]
+    path = Path(path)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _cell(value):
+    if value is None or value == "":
+        return "n/a"
+    if isinstance(value, (bool, np.bool_)):
+        return str(bool(value)).lower()
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.6g}" if np.isfinite(value) else "n/a"
+    return str(value).replace("\t", " ").replace("\n", " ")

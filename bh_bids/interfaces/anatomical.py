@@ -1,0 +1,206 @@
+"""Interfaces of the anatomical fit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+
+class _ConformInputSpec(BaseInterfaceInputSpec):
+    in_file = File(mandatory=True, desc="T1w image as in the dataset")
+
+
+class _ConformOutputSpec(TraitedSpec):
+    out_file = File(desc="checked image on RAS axes, float32")
+    warnings = traits.List(traits.Str, desc="what was noticed in the header")
+
+
+class ConformT1w(SimpleInterface):
+    """Check a T1w image and bring it to RAS axes; the file given may have any valid extension."""
+
+    input_spec = _ConformInputSpec
+    output_spec = _ConformOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..anatomy.images import load_t1w, save_nifti
+
+        image = load_t1w(self.inputs.in_file)
+        out = Path(runtime.cwd) / "conformed.nii.gz"
+        save_nifti(image.volume, image.affine, out)
+        self._results.update(out_file=str(out), warnings=list(image.warnings))
+        return runtime
+
+
+class _ExtractInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="T1w image on RAS axes")
+    mode = traits.Enum("auto", "skip", "force", usedefault=True, desc="as --skull-strip-t1w")
+    mask = File(exists=True, desc="brain mask from --derivatives, on any axes")
+    template = traits.Str(desc="TemplateFlow head template; the packaged one without")
+    seed = traits.Int(0, usedefault=True)
+    sloppy = traits.Bool(False, usedefault=True)
+    warnings = traits.List(traits.Str, desc="what was noticed before")
+
+
+class _ExtractOutputSpec(TraitedSpec):
+    out_mask = File(desc="brain mask on the image's grid")
+    details = File(desc="JSON: Method, Volume_ml, Warnings")
+
+
+class ExtractBrain(SimpleInterface):
+    """Brain mask: given, of a skull-stripped scan, or by the warped head template."""
+
+    input_spec = _ExtractInputSpec
+    output_spec = _ExtractOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..anatomy.brain import brain_mask
+        from ..anatomy.images import load_mask, read_ras, save_nifti
+
+        volume, affine = read_ras(self.inputs.in_file)
+        given = None
+        if isdefined(self.inputs.mask):
+            given = load_mask(self.inputs.mask, volume.shape, affine)
+        mask, details = brain_mask(
+            volume,
+            affine,
+            mode=self.inputs.mode,
+            given=given,
+            template=self.inputs.template if isdefined(self.inputs.template) else None,
+            seed=self.inputs.seed,
+            sloppy=self.inputs.sloppy,
+        )
+        if isdefined(self.inputs.warnings):
+            details["Warnings"] = [*self.inputs.warnings, *details["Warnings"]]
+        out = save_nifti(mask, affine, Path(runtime.cwd) / "mask.nii.gz", np.uint8)
+        details_file = Path(runtime.cwd) / "details.json"
+        details_file.write_text(json.dumps(details))
+        self._results.update(out_mask=str(out), details=str(details_file))
+        return runtime
+
+
+class _CorrectInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+
+
+class _OneFileOutputSpec(TraitedSpec):
+    out_file = File()
+
+
+class CorrectBias(SimpleInterface):
+    """N4 inside the brain mask."""
+
+    input_spec = _CorrectInputSpec
+    output_spec = _OneFileOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..anatomy.bias import n4_bias_field
+        from ..anatomy.images import read_ras, save_nifti
+
+        volume, affine = read_ras(self.inputs.in_file)
+        mask = read_ras(self.inputs.mask)[0] > 0
+        out = Path(runtime.cwd) / "corrected.nii.gz"
+        save_nifti(volume / n4_bias_field(volume, affine, mask), affine, out)
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _RegisterInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="bias-corrected image")
+    mask = File(exists=True, mandatory=True)
+    seed = traits.Int(0, usedefault=True)
+
+
+class _RegisterOutputSpec(TraitedSpec):
+    to_space = File(desc="composite transform, moves images from the scan to the model's space")
+    from_space = File(desc="its inverse")
+
+
+class RegisterBrain(SimpleInterface):
+    """Rigid and affine registration to the MNI152 brain."""
+
+    input_spec = _RegisterInputSpec
+    output_spec = _RegisterOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..anatomy.images import read_ras
+        from ..anatomy.registration import register_brain, write_affine
+        from ..anatomy.templates import mni_brain
+
+        volume, affine = read_ras(self.inputs.in_file)
+        mask = read_ras(self.inputs.mask)[0] > 0
+        matrix = register_brain(volume, affine, mask, *mni_brain(), seed=self.inputs.seed)
+        folder = Path(runtime.cwd)
+        self._results.update(
+            to_space=str(write_affine(matrix, folder / "to_space.h5")),
+            from_space=str(write_affine(np.linalg.inv(matrix), folder / "from_space.h5")),
+        )
+        return runtime
+
+
+class _ResampleInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="bias-corrected image")
+    mask = File(exists=True, mandatory=True)
+    transform = File(exists=True, mandatory=True, desc="from the scan to the model's space")
+    shape = traits.List(traits.Int, mandatory=True, desc="of the model's grid")
+    affine = traits.List(traits.List(traits.Float), mandatory=True, desc="of the model's grid")
+
+
+class _ResampleOutputSpec(TraitedSpec):
+    out_file = File(desc="brain on the model's grid")
+    out_mask = File(desc="its mask")
+
+
+class ResampleToModel(SimpleInterface):
+    """The bias-corrected brain on the model's grid, in one interpolation."""
+
+    input_spec = _ResampleInputSpec
+    output_spec = _ResampleOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..anatomy.fit import to_model_grid
+        from ..anatomy.images import read_ras, save_nifti
+        from ..anatomy.registration import image_matrix
+
+        volume, affine = read_ras(self.inputs.in_file)
+        mask = read_ras(self.inputs.mask)[0] > 0
+        grid = np.array(self.inputs.affine)
+        matrix = image_matrix(self.inputs.transform)
+        moved, moved_mask = to_model_grid(
+            volume, affine, mask, matrix, tuple(self.inputs.shape), grid
+        )
+        folder = Path(runtime.cwd)
+        self._results.update(
+            out_file=str(save_nifti(moved, grid, folder / "preproc.nii.gz", code=4)),
+            out_mask=str(save_nifti(moved_mask, grid, folder / "mask.nii.gz", np.uint8, code=4)),
+        )
+        return runtime
+
+
+class _OnGridInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="volume on RAS axes")
+    reference = File(exists=True, mandatory=True, desc="image whose grid and header to take")
+
+
+class MaskOnGrid(SimpleInterface):
+    """A mask on RAS axes, written on the grid that the scan has in the dataset."""
+
+    input_spec = _OnGridInputSpec
+    output_spec = _OneFileOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..anatomy.images import read_ras, save_on_grid_of
+
+        volume, _ = read_ras(self.inputs.in_file)
+        out = Path(runtime.cwd) / "mask.nii.gz"
+        save_on_grid_of(volume > 0, self.inputs.reference, out, np.uint8)
+        self._results["out_file"] = str(out)
+        return runtime

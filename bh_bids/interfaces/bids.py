@@ -1,0 +1,53 @@
+"""Writing derivatives under their BIDS names, whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from nipype.interfaces.base import isdefined
+from niworkflows.interfaces.bids import DerivativesDataSink as _DerivativesDataSink
+
+_ENTITIES = (
+    "sub-{subject}[_ses-{session}][_acq-{acquisition}][_ce-{ceagent}][_rec-{reconstruction}]"
+    "[_run-{run}][_echo-{echo}][_part-{part}][_space-{space}][_res-{resolution}]"
+)
+_METRICS = (
+    "sub-{subject}[/ses-{session}]/{datatype<anat>|anat}/"
+    + _ENTITIES
+    + "[_desc-{desc}]_{suffix<metrics>}.{extension<tsv|json>|tsv}"
+)
+
+
+class DerivativesDataSink(_DerivativesDataSink):
+    """niworkflows' sink: into the output folder itself, and never half a file under a final name.
+
+    Files are written aside in the output folder and moved into place, the sidecar before the image
+    it describes.
+    """
+
+    out_path_base = ""
+    _file_patterns = (_METRICS, *_DerivativesDataSink._file_patterns)
+
+    def _run_interface(self, runtime):
+        final = Path(self.inputs.base_directory)
+        final.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".bh-bids-", dir=final) as aside:
+            self.inputs.base_directory = aside
+            try:
+                runtime = super()._run_interface(runtime)
+            finally:
+                self.inputs.base_directory = str(final)
+            results = self._results
+            if isdefined(results.get("out_meta")) and results.get("out_meta"):
+                results["out_meta"] = _move(results["out_meta"], aside, final)
+            out = results["out_file"]
+            moved = [_move(path, aside, final) for path in ([out] if isinstance(out, str) else out)]
+            results["out_file"] = moved[0] if isinstance(out, str) else moved
+        return runtime
+
+
+def _move(path, aside, final):
+    destination = final / Path(path).relative_to(aside)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, destination)
+    return str(destination)

@@ -1,0 +1,160 @@
+"""Interfaces of the harmonization, its summary, and its way back to the native grid."""
+
+import json
+from pathlib import Path
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+
+class _HarmonizeInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="brain on the model's grid")
+    mask = File(exists=True, mandatory=True, desc="brain mask on the model's grid")
+    model = traits.Str(mandatory=True, desc="name or folder of the model")
+    weights_sha256 = traits.Str(mandatory=True, desc="so that another model is another result")
+    method = traits.Str("paper", usedefault=True)
+    device = traits.Str("auto", usedefault=True)
+    seed = traits.Int(0, usedefault=True)
+    parameters = traits.Dict(desc="of the method; its defaults without")
+    num_threads = traits.Int(1, usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="takes a GPU slot")
+
+
+class _HarmonizeOutputSpec(TraitedSpec):
+    out_file = File(desc="harmonized brain on the model's grid, in the target's intensity scale")
+    result = File(desc="JSON: what the method found, with its trace")
+
+
+class Harmonize(SimpleInterface):
+    """Harmonize one brain to the model's target domain."""
+
+    input_spec = _HarmonizeInputSpec
+    output_spec = _HarmonizeOutputSpec
+
+    def _run_interface(self, runtime):
+        import torch
+
+        from .. import harmonize, load_model
+        from ..anatomy.images import read_ras, save_nifti
+
+        torch.set_num_threads(self.inputs.num_threads)
+        volume, grid = read_ras(self.inputs.in_file)
+        result = harmonize(
+            volume,
+            read_ras(self.inputs.mask)[0] > 0,
+            load_model(self.inputs.model),
+            method=self.inputs.method,
+            device=self.inputs.device,
+            seed=self.inputs.seed,
+            **(self.inputs.parameters or {}),
+        )
+        folder = Path(runtime.cwd)
+        out = save_nifti(result.volume, grid, folder / "harmonized.nii.gz", code=4)
+        names = ("method", "device", "seed", "converged", "iterations", "guards", "parameters",
+                 "source_scale", "target_scale", "contrast", "trace")  # fmt: skip
+        record = folder / "result.json"
+        record.write_text(json.dumps({name: getattr(result, name) for name in names}))
+        self._results.update(out_file=str(out), result=str(record))
+        return runtime
+
+
+class _NativeInputSpec(BaseInterfaceInputSpec):
+    native = File(exists=True, mandatory=True, desc="bias-corrected scan on its RAS grid")
+    mask = File(exists=True, mandatory=True, desc="brain mask on the same grid")
+    source = File(exists=True, mandatory=True, desc="brain on the model's grid, before")
+    harmonized = File(exists=True, mandatory=True, desc="brain on the model's grid, after")
+    result = File(exists=True, mandatory=True, desc="JSON of the harmonization")
+    transform = File(exists=True, mandatory=True, desc="from the scan to the model's space")
+    reference = File(exists=True, mandatory=True, desc="the scan in the dataset")
+
+
+class _NativeOutputSpec(TraitedSpec):
+    out_file = File(desc="harmonized brain on the scan's grid, with the scan's header")
+
+
+class ApplyOnNativeGrid(SimpleInterface):
+    """The harmonization on the grid that the scan has in the dataset."""
+
+    input_spec = _NativeInputSpec
+    output_spec = _NativeOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..anatomy.fit import to_native_grid
+        from ..anatomy.images import read_ras, save_on_grid_of
+        from ..anatomy.registration import image_matrix
+
+        found = json.loads(Path(self.inputs.result).read_text())
+        native, affine = read_ras(self.inputs.native)
+        source, grid = read_ras(self.inputs.source)
+        gain = found["target_scale"] / found["source_scale"]
+        volume = to_native_grid(
+            native * gain,
+            read_ras(self.inputs.mask)[0] > 0,
+            affine,
+            image_matrix(self.inputs.transform),
+            source * gain,
+            read_ras(self.inputs.harmonized)[0],
+            grid,
+        )
+        out = Path(runtime.cwd) / "native.nii.gz"
+        save_on_grid_of(volume, self.inputs.reference, out)
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _SummaryInputSpec(BaseInterfaceInputSpec):
+    source = File(exists=True, mandatory=True)
+    harmonized = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    result = File(exists=True, mandatory=True)
+    details = File(exists=True, mandatory=True, desc="JSON of the brain extraction")
+    model = traits.Dict(mandatory=True, desc="the model's description")
+    scan = traits.Dict(mandatory=True, desc="participant_id, session_id, filename")
+
+
+class _SummaryOutputSpec(TraitedSpec):
+    metrics = File(desc="table with one row")
+    trace = File(desc="table with one row per iteration")
+
+
+class Summarize(SimpleInterface):
+    """Tables of the metrics and of the objective's trace."""
+
+    input_spec = _SummaryInputSpec
+    output_spec = _SummaryOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..anatomy.images import read_ras
+        from ..evaluation.participant import summarize, write_tsv
+
+        found = json.loads(Path(self.inputs.result).read_text())
+        details = json.loads(Path(self.inputs.details).read_text())
+        row = summarize(
+            read_ras(self.inputs.source)[0] / found["source_scale"],
+            read_ras(self.inputs.harmonized)[0] / found["target_scale"],
+            read_ras(self.inputs.mask)[0] > 0,
+            trace=found["trace"],
+            target_modes=self.inputs.model["Intensity"]["Modes"],
+        )
+        guards = [*details["Warnings"], *found["guards"]]
+        row = {
+            **self.inputs.scan,
+            "model": self.inputs.model["Name"],
+            "method": found["method"],
+            "converged": found["converged"],
+            "iterations": found["iterations"],
+            **row,
+            "brain_volume_ml": details["Volume_ml"],
+            "guards": " | ".join(guards),
+        }
+        folder = Path(runtime.cwd)
+        self._results.update(
+            metrics=str(write_tsv([row], folder / "metrics.tsv")),
+            trace=str(write_tsv(found["trace"], folder / "trace.tsv")),
+        )
+        return runtime

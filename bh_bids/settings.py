@@ -1,0 +1,162 @@
+"""One frozen record of everything a run was asked to do, in TOML and back."""
+
+import os
+import uuid
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
+from pathlib import Path
+
+from .errors import InputError
+
+
+def _available_cpus():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def new_run_uuid():
+    """Name of a run that sorts by time and never meets another's.
+
+    Returns
+    -------
+    str
+    """
+    return f"{datetime.now():%Y%m%d-%H%M%S}_{uuid.uuid4()}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to do, with what, and where to.
+
+    Every field is an option of ``bh-bids`` of the same name; see its ``--help``. Paths are
+    absolute; ``derivatives`` maps names to folders; ``bids_filters`` is the content of the filter
+    file. The model is given by name or folder, ``participant_label`` without ``sub-``.
+    """
+
+    bids_dir: Path
+    output_dir: Path
+    analysis_level: str = "participant"
+    work_dir: Path = Path("work")
+    participant_label: tuple = ()
+    session_label: tuple = ()
+    bids_filters: dict = field(default_factory=dict)
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    derivatives: dict = field(default_factory=dict)
+    model: str = "default"
+    method: str = "paper"
+    device: str = "auto"
+    skull_strip_t1w: str = "auto"
+    template: str | None = None
+    output_spaces: tuple = ()
+    random_seed: int = 0
+    nprocs: int = field(default_factory=_available_cpus)
+    omp_nthreads: int = field(default_factory=_available_cpus)
+    mem_gb: float | None = None
+    low_mem: bool = False
+    use_plugin: Path | None = None
+    stop_on_first_crash: bool = False
+    resource_monitor: bool = False
+    write_graph: bool = False
+    sloppy: bool = False
+    verbose: int = 0
+    run_uuid: str = field(default_factory=new_run_uuid)
+
+    def to_toml(self):
+        """The settings as TOML text; options that were not given are left out.
+
+        Returns
+        -------
+        str
+        """
+        import tomli_w
+
+        values = {}
+        for name, value in asdict(self).items():
+            if value is None:
+                continue
+            if isinstance(value, dict):
+                value = {k: str(v) if isinstance(v, Path) else v for k, v in value.items()}
+            elif isinstance(value, tuple):
+                value = list(value)
+            elif isinstance(value, Path):
+                value = str(value)
+            values[name] = value
+        return tomli_w.dumps(values)
+
+
+_PATHS = {"bids_dir", "output_dir", "work_dir", "bids_database_dir", "use_plugin"}
+_TUPLES = {"participant_label", "session_label", "output_spaces"}
+
+
+def read_toml(path):
+    """Options from a TOML file, in the types that :class:`Settings` holds.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    dict
+        Only the options that the file gives, without the identifier of the run that wrote it.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is no TOML, or names an unknown option or a value of a wrong
+        type.
+    """
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"The configuration file {path} cannot be read: {error}") from None
+    known = {item.name: item for item in fields(Settings)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise InputError(
+            f"The configuration file {path} has the unknown option '{unknown[0]}': "
+            f"known are {', '.join(known)}."
+        )
+    values.pop("run_uuid", None)
+    return {name: _typed(name, value, path) for name, value in values.items()}
+
+
+def _typed(name, value, path):
+    example = {
+        "nprocs": 1, "omp_nthreads": 1, "random_seed": 0, "verbose": 0, "mem_gb": 1.0,
+        "bids_filters": {}, "derivatives": {}, "low_mem": True, "skip_bids_validation": True,
+        "stop_on_first_crash": True, "resource_monitor": True, "write_graph": True, "sloppy": True,
+    }.get(name, "")  # fmt: skip
+    if name in _TUPLES:
+        right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    elif isinstance(example, float):
+        right = isinstance(value, (int, float)) and not isinstance(value, bool)
+    else:
+        right = type(value) is type(example)
+    if not right:
+        raise InputError(f"The configuration file {path} gives {name} a wrong value: {value!r}.")
+    if name in _TUPLES:
+        return tuple(value)
+    if name == "derivatives":
+        return {key: Path(folder) for key, folder in value.items()}
+    return Path(value) if name in _PATHS else value
+
+
+def for_participant(settings, participant):
+    """The settings of one participant's part of a run.
+
+    Parameters
+    ----------
+    settings : Settings
+    participant : str
+        Without ``sub-``.
+
+    Returns
+    -------
+    Settings
+    """
+    return replace(settings, participant_label=(participant,))
