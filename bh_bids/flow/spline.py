@@ -91,9 +91,7 @@ def _inner_knots(unnormalised, minimum, tail_bound):
 def _bin(knots, index, bins, tail_bound):
     """Lower edge and size of the bin that ``index`` (0 to bins - 1) names."""
     lower = torch.where(index > 0, knots.gather(2, (index - 1).clamp_min(0)), -tail_bound)
-    upper = torch.where(
-        index < bins - 1, knots.gather(2, index.clamp_max(bins - 2)), tail_bound
-    )
+    upper = torch.where(index < bins - 1, knots.gather(2, index.clamp_max(bins - 2)), tail_bound)
     return lower, upper - lower
 
 
@@ -101,7 +99,5 @@ def _derivatives(unnormalised, index, bins):
     """Derivatives at both ends of the bin that ``index`` names."""
     outer = math.log(math.expm1(1 - MIN_DERIVATIVE))
     left = torch.where(index > 0, unnormalised.gather(2, (index - 1).clamp_min(0)), outer)
-    right = torch.where(
-        index < bins - 1, unnormalised.gather(2, index.clamp_max(bins - 2)), outer
-    )
+    right = torch.where(index < bins - 1, unnormalised.gather(2, index.clamp_max(bins - 2)), outer)
     return MIN_DERIVATIVE + F.softplus(left), MIN_DERIVATIVE + F.softplus(right)

@@ -41,11 +41,9 @@ def nflows_reference(config, slice_shape):
                 tails="linear",
                 tail_bound=config.tail_bound,
             )
-            steps.append(
-                transforms.CompositeTransform(
-                    [transforms.ActNorm(channels), transforms.OneByOneConvolution(channels), coupling]
-                )
-            )
+            convolution = transforms.OneByOneConvolution(channels)
+            step = [transforms.ActNorm(channels), convolution, coupling]
+            steps.append(transforms.CompositeTransform(step))
         level = [squeeze, *steps, transforms.OneByOneConvolution(channels)]
         shape = flow.add_transform(transforms.CompositeTransform(level), (channels, h, w))
     return flow.double().eval()

@@ -120,9 +120,7 @@ def test_resumes_exactly(derivatives, tiny_config, tmp_path, monkeypatch, uninte
     assert logs[0] == logs[1]
 
 
-def test_stops_when_the_time_is_over_and_goes_on(
-    derivatives, tiny_config, tmp_path, uninterrupted
-):
+def test_stops_when_the_time_is_over_and_goes_on(derivatives, tiny_config, tmp_path, uninterrupted):
     metadata = run(derivatives, tmp_path / "m", tiny_config, max_minutes=1e-6)
     assert metadata["Training"]["Completed"] is False
     assert metadata["Training"]["Step"] == 1
