@@ -17,9 +17,9 @@ examples:
   bh-model list
   bh-model info default
   bh-model train derivatives/bh-bids --output models/philips --name philips \\
-      --exclude-participants 30 31 32 --steps 10000 --max-minutes 120
+      --exclude-participants 30 31 32 --steps 12000 --max-minutes 120
   bh-model train derivatives/bh-bids --output models/philips --name philips \\
-      --exclude-participants 30 31 32 --steps 10000 --resume
+      --exclude-participants 30 31 32 --steps 12000 --resume
   bh-model verify models/philips"""
 
 TRAIN_EXAMPLES = """\
@@ -147,8 +147,8 @@ def _add_optimisation(train):
         help="side or sides of the crops in voxels, or 'whole' for whole slices (64)",
     )
     for option, default, text in (
-        ("--batch-size", 16, "crops of a step"),
-        ("--steps", 8000, "optimisation steps, over which the learning rate falls to 0"),
+        ("--batch-size", 8, "crops of a step"),
+        ("--steps", 12000, "optimisation steps, over which the learning rate falls to 0"),
         ("--warm-up", 200, "first steps, over which the learning rate rises"),
         ("--interval", 250, "steps between two validations and checkpoints"),
         ("--validation-crops", 64, "fixed crops of the validation participants"),
@@ -158,10 +158,10 @@ def _add_optimisation(train):
             option, type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
         )
     group.add_argument(
-        "--learning-rate", type=float, default=1e-3, metavar="RATE", help="highest (%(default)s)"
+        "--learning-rate", type=float, default=3e-3, metavar="RATE", help="highest (%(default)s)"
     )
     group.add_argument(
-        "--clip", type=float, default=50.0, metavar="NORM", help="gradient's norm (%(default)s)"
+        "--clip", type=float, default=1.0, metavar="NORM", help="gradient's norm (%(default)s)"
     )
 
     group = train.add_argument_group("execution")

@@ -30,7 +30,8 @@ class TrainingSettings:
     warm_up : int
         First steps, in which the learning rate grows linearly.
     clip : float
-        Largest norm of the gradient.
+        Largest norm of the gradient. Norms are about 30, so that the default takes the gradient's
+        direction alone, and the outliers' weight away.
     seed : int
         Of weights, permutations, crops, noise and the drawing of participants.
     interval : int
@@ -43,12 +44,12 @@ class TrainingSettings:
         Stop, resumable, after so long.
     """
 
-    steps: int = 8000
-    batch_size: int = 16
+    steps: int = 12000
+    batch_size: int = 8
     crop: tuple | None = (64, 64)
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warm_up: int = 200
-    clip: float = 50.0
+    clip: float = 1.0
     seed: int = 0
     interval: int = 250
     validation_crops: int = 64
