@@ -6,8 +6,11 @@ from ..errors import InputError
 from ..evaluation.similarity import ncc
 
 # Correlation of the source with the target's mean volume inside the brain, after registration.
+# Measured on a mean of few participants: real T1w scans 0.58 to 0.73 (0.42 unscaled; a bias field
+# of 25 % costs 0.05), scans turned upside down or back to front 0.31 to 0.37, contrasts like that
+# of T2w or PDw -0.38 to -0.67.
 REFUSED_BELOW = -0.2
-DOUBTFUL_BELOW = 0.2
+DOUBTFUL_BELOW = 0.4
 # The share of non-finite voxels inside the mask that is mended, not refused.
 MENDABLE = 0.05
 COMMON_BRAIN = 0.05
@@ -80,7 +83,7 @@ def contrast_guard(source, mask, model):
     correlation : float
         With the model's mean volume, inside the brain; NaN if they do not meet.
     guards : list of str
-        A sentence if the correlation is below 0.2.
+        A sentence if the correlation is below 0.4.
 
     Raises
     ------

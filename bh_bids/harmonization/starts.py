@@ -5,7 +5,7 @@ import numpy as np
 from ..comparators.histogram import gain_match, histogram_match
 from ..errors import InputError, ModelError
 
-# The mean's level and contrast are measured where most participants have brain.
+# Target units; where the mean volume exceeds this, participants have brain.
 COMMON_BRAIN = 0.05
 
 
@@ -17,8 +17,7 @@ def mean_start(source, mask, model):
     standard deviation of the target domain's pooled quantiles.
     """
     start = np.where(mask, model.mean, 0).astype(np.float64)
-    common = mask & (model.mean > COMMON_BRAIN)
-    if not common.any():
+    if not (mask & (model.mean > COMMON_BRAIN)).any():
         raise InputError(
             "The brain mask does not meet the model's mean volume: the scan is not registered "
             f"to the model's space {model.space}."
@@ -26,6 +25,8 @@ def mean_start(source, mask, model):
     level, contrast = start[mask].mean(), start[mask].std()
     quantiles = target_quantiles(model)
     grades = (quantiles[1:] + quantiles[:-1]) / 2
+    # The last grade ends at the brightest voxel of all scans: a vessel, not the brain's contrast.
+    grades[-1] = quantiles[-2]
     start[mask] = grades.mean() + (start[mask] - level) * grades.std() / max(contrast, 1e-6)
     return np.maximum(start, 0).astype(np.float32)
 
