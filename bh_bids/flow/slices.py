@@ -147,7 +147,7 @@ def split_participants(scans, *, validation=0.12, exclude=(), seed=0):
         held = np.random.default_rng([seed, 1]).permutation(left)[:count].tolist()
     training = [label for label in left if label not in held]
     if not training or not held:
-        raise InputError("Both the training and the validation set need a participant.")
+        raise InputError("Both the training and the validation sets need a participant.")
     return training, sorted(set(held))
 
 

@@ -135,7 +135,7 @@ def test_split_takes_named_participants():
         ({"exclude": ["z"]}, "No scans of participant"),
         ({"exclude": ["a", "b"]}, "Only 3"),
         ({"validation": ["a"], "exclude": ["a"]}, "both"),
-        ({"validation": list("abcde")}, "needs a participant"),
+        ({"validation": list("abcde")}, "sets need a participant"),
         ({"validation": 1.5}, "between 0 and 1"),
     ],
 )
