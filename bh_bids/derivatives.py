@@ -10,7 +10,9 @@ from .intensity import SCALE_PERCENTILE
 from .reports.svg import write_text
 
 BIDS_VERSION = "1.10.0"
-URL = "https://bids-apps.neuroimaging.io/"
+RESOLUTION = "1 mm isotropic"
+ANATOMICAL_FIGURES = ("brain", "registration")
+HARMONIZATION_FIGURES = ("flicker", "difference", "histogram", "trace")
 BIDSIGNORE = ("*.html", "logs/", "**/figures", "**/log", "*_xfm.*", "*_metrics.*", "group_*")
 _VERSIONED = ("bh-bids", "antspyx", "nibabel", "nipype", "nflows", "numpy", "scipy", "torch")
 
@@ -75,6 +77,7 @@ def provenance_key(scan, settings, model):
         "skull_strip": settings.skull_strip_t1w,
         "template": settings.template,
         "spaces": sorted(settings.output_spaces),
+        "anat_only": settings.anat_only,
         "seed": settings.random_seed,
         "sloppy": settings.sloppy,
         "threads": settings.omp_nthreads,
@@ -106,7 +109,7 @@ def find_precomputed(scan, folders, ending):
     return None
 
 
-def expected_outputs(scan, space, output_spaces):
+def expected_outputs(scan, space, settings):
     """Files that a finished scan has, relative to the output folder.
 
     Parameters
@@ -114,46 +117,50 @@ def expected_outputs(scan, space, output_spaces):
     scan : bh_bids.dataset.Scan
     space : str
         The model's space.
-    output_spaces : sequence of str
-        ``T1w`` for the native grid, and the model's space.
+    settings : bh_bids.settings.Settings
 
     Returns
     -------
     list of pathlib.Path
-        The sidecar that :func:`is_done` reads comes first.
+        The sidecar with the scan's provenance key comes first.
     """
     folder = Path(scan.folder)
     standard = f"{scan.key}_space-{space}_res-1"
     names = [
-        f"{scan.key}_desc-harmonization_metrics.json",
-        f"{scan.key}_desc-harmonization_metrics.tsv",
-        f"{scan.key}_desc-trace_metrics.tsv",
+        f"{standard}_desc-preproc_T1w.json",
+        f"{standard}_desc-preproc_T1w.nii.gz",
+        f"{standard}_desc-brain_mask.nii.gz",
         f"{scan.key}_desc-brain_mask.nii.gz",
         f"{scan.key}_from-T1w_to-{space}_mode-image_xfm.h5",
         f"{scan.key}_from-{space}_to-T1w_mode-image_xfm.h5",
-        f"{standard}_desc-preproc_T1w.nii.gz",
-        f"{standard}_desc-brain_mask.nii.gz",
     ]
-    if space in output_spaces:
-        names.append(f"{standard}_desc-harmonized_T1w.nii.gz")
-    if "T1w" in output_spaces:
-        names.append(f"{scan.key}_desc-harmonized_T1w.nii.gz")
-    figures = [
-        Path(f"sub-{scan.participant}/figures/{scan.key}_desc-{name}_T1w.svg")
-        for name in ("brain", "registration", "flicker", "difference", "histogram", "trace")
+    figures = ANATOMICAL_FIGURES
+    if not settings.anat_only:
+        figures = (*figures, *HARMONIZATION_FIGURES)
+        names = [
+            f"{scan.key}_desc-harmonization_metrics.json",
+            f"{scan.key}_desc-harmonization_metrics.tsv",
+            f"{scan.key}_desc-trace_metrics.tsv",
+            *names,
+        ]
+        if space in settings.output_spaces:
+            names.append(f"{standard}_desc-harmonized_T1w.nii.gz")
+        if "T1w" in settings.output_spaces:
+            names.append(f"{scan.key}_desc-harmonized_T1w.nii.gz")
+    drawn = Path(f"sub-{scan.participant}/figures")
+    return [folder / name for name in names] + [
+        drawn / f"{scan.key}_desc-{name}_T1w.svg" for name in figures
     ]
-    return [folder / name for name in names] + figures
 
 
-def is_done(output_dir, scan, space, output_spaces, key):
+def is_done(scan, space, settings, key):
     """Whether a scan's results stand complete and come from the same input and parameters.
 
     Parameters
     ----------
-    output_dir : path-like
     scan : bh_bids.dataset.Scan
     space : str
-    output_spaces : sequence of str
+    settings : bh_bids.settings.Settings
     key : str
         From :func:`provenance_key`.
 
@@ -161,7 +168,7 @@ def is_done(output_dir, scan, space, output_spaces, key):
     -------
     bool
     """
-    paths = [Path(output_dir) / name for name in expected_outputs(scan, space, output_spaces)]
+    paths = [settings.output_dir / name for name in expected_outputs(scan, space, settings)]
     if not all(path.is_file() for path in paths):
         return False
     try:
@@ -221,7 +228,7 @@ def image_sidecar(scan, *, description, space=None, template=None):
     sidecar = {"Description": description, "Sources": [scan.uri], "SkullStripped": True}
     if space:
         sidecar["SpatialReference"] = template or space
-        sidecar["Resolution"] = "1 mm isotropic"
+        sidecar["Resolution"] = RESOLUTION
     return {**sidecar, **scan.scanner}
 
 

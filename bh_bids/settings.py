@@ -42,6 +42,7 @@ class Settings:
     bids_database_dir: Path | None = None
     skip_bids_validation: bool = False
     derivatives: dict = field(default_factory=dict)
+    anat_only: bool = False
     model: str = "default"
     method: str = "paper"
     device: str = "auto"
@@ -86,6 +87,8 @@ class Settings:
 
 _PATHS = {"bids_dir", "output_dir", "work_dir", "bids_database_dir", "use_plugin"}
 _TUPLES = {"participant_label", "session_label", "output_spaces"}
+_DICTS = {"bids_filters", "derivatives"}
+_ANNOTATIONS = {item.name: getattr(item.type, "__name__", item.type) for item in fields(Settings)}
 
 
 def read_toml(path):
@@ -126,17 +129,14 @@ def read_toml(path):
 
 
 def _typed(name, value, path):
-    example = {
-        "nprocs": 1, "omp_nthreads": 1, "random_seed": 0, "verbose": 0, "mem_gb": 1.0,
-        "bids_filters": {}, "derivatives": {}, "low_mem": True, "skip_bids_validation": True,
-        "stop_on_first_crash": True, "resource_monitor": True, "write_graph": True, "sloppy": True,
-    }.get(name, "")  # fmt: skip
     if name in _TUPLES:
         right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    elif isinstance(example, float):
-        right = isinstance(value, (int, float)) and not isinstance(value, bool)
+    elif name in _DICTS:
+        right = isinstance(value, dict)
+    elif name == "mem_gb":
+        right = type(value) in (int, float)
     else:
-        right = type(value) is type(example)
+        right = type(value) is {"bool": bool, "int": int}.get(_ANNOTATIONS[name], str)
     if not right:
         raise InputError(f"The configuration file {path} gives {name} a wrong value: {value!r}.")
     if name in _TUPLES:

@@ -84,9 +84,7 @@ def mask_of_skull_stripped(volume):
     return _without_holes(_largest_component(foreground(volume)))
 
 
-def brain_mask(
-    volume, affine, *, mode="auto", given=None, template=None, seed=0, sloppy=False
-):
+def brain_mask(volume, affine, *, mode="auto", given=None, template=None, seed=0, sloppy=False):
     """Brain mask of a T1w scan, in the way that suits it.
 
     Parameters

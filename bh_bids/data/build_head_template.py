@@ -69,7 +69,6 @@ def main(argv=None):
 
 def _head_in_space(path, grid):
     """T1w head and brain mask of one label map, its brain affinely on the MNI152 brain."""
-    import nibabel as nib
 
     image = nib.as_closest_canonical(open_nifti(path))
     labels = np.rint(image.get_fdata(dtype=np.float32)).astype(np.int32)
@@ -99,7 +98,7 @@ def _refine(head, template, grid):
     with deterministic(0), tempfile.TemporaryDirectory() as folder:
         fit = ants.registration(
             fixed, moving, type_of_transform="SyNOnly", initial_transform="identity",
-            reg_iterations=(40, 40, 20), outprefix=f"{folder}/",
+            reg_iterations=(40, 20, 0), outprefix=f"{folder}/",
         )
         print("refined one head", flush=True)
         return tuple(

@@ -59,6 +59,37 @@ class Correlation:
             out[self.mask] = (ncc * centred - norm * self._direction).to(x.dtype)
         return out
 
+    def descend(self, x, step):
+        """One descent step on ``1 - NCC`` that leaves level and contrast as they were.
+
+        The correlation is blind to a volume's mean and to ``||x_c||``. Its gradient is
+        orthogonal to x_c, so a plain step of finite length adds contrast, the more the larger the
+        step; scaling x_c back to its norm (the retraction of a descent on a sphere) removes that
+        and changes the correlation by nothing.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            Volume, of the source's shape.
+        step : float
+            In units of ``||x_c||^2``, see :meth:`gradient`.
+
+        Returns
+        -------
+        torch.Tensor
+            New volume; as given outside the mask.
+        """
+        inside = x[self.mask].double()
+        level = inside.mean()
+        centred = inside - level
+        norm = centred.norm()
+        out = x.clone()
+        if norm > 0:
+            ncc = (centred @ self._direction) / norm
+            moved = (1 - step * ncc) * centred + step * norm * self._direction
+            out[self.mask] = (level + moved * (norm / moved.norm())).to(x.dtype)
+        return out
+
     def _centred(self, x):
         inside = x[self.mask].double()
         return inside - inside.mean()

@@ -5,7 +5,8 @@ descending D in image space and shrinking ``z = f(x)`` in latent space alternate
 the equations. What differs from the published implementation, and why:
 
 - correlation, edge mask and scale are the volume's, not a slice's: no stripes between slices;
-- the image step is relative to the image's own contrast, so it is stable by construction;
+- the image step is relative to the image's own contrast, so it is stable by construction, and
+  keeps that contrast, which the correlation does not know of;
 - no re-quantisation: the flow sees the image as it is;
 - it stops when neither image nor objective move;
 - a slice whose flow pass fails keeps its values, the others go on.
@@ -173,10 +174,10 @@ class _Run:
     def image_step(self, x):
         """One descent step on Eq. 1, projected on non-negative intensities."""
         p = self.parameters
-        gradient = self.correlation.gradient(x)
+        moved = self.correlation.descend(x, p.step)
         if p.edge_weight:
-            gradient += p.edge_weight * self.edges.gradient(x)
-        return (x - p.step * gradient).clamp_min_(0) * self.mask
+            moved -= p.step * p.edge_weight * self.edges.gradient(x)
+        return moved.clamp_min_(0) * self.mask
 
     def record(self, iteration, x, report):
         """Append an iterate to the trace: Eq. 2 with beta_1 = 1 and its terms.

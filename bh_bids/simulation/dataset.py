@@ -22,9 +22,23 @@ from ..errors import InputError
 from .anatomy import head_files, load_head, make_participant
 from .embedded import embedded_head
 from .scan import generator, simulate_scan
+from .tissues import KINDS
 
 BIDS_VERSION = "1.10.0"
 PROGRAM = "bh-simulate"
+_DSEG = {"Description": "Ground truth: most likely tissue.", "SpatialReference": "orig"}
+_MNI = {
+    "from": "the MNI152 2009a maps of nilearn",
+    "license": "that of the ICBM 152 templates, see README.md",
+    "notice": "The brain is made from the ICBM 152 2009a templates, Copyright (C) 1993-2009 Louis "
+    "Collins,\nMcConnell Brain Imaging Centre, Montreal Neurological Institute, McGill "
+    "University, which may be\nused, copied, modified and distributed if this notice is kept.",
+}
+_LABEL_MAPS = {
+    "from": "whole-head label maps",
+    "license": "that of the label maps",
+    "notice": "The heads are made from label maps; their licence holds for these images too.",
+}
 _EMBEDDED_SIZE = 0.93  # The MNI152 brain is larger than most: 1.9 litres with its sulci.
 
 
@@ -203,64 +217,57 @@ def _write_scan(root, truth_root, label, person, site, settings):
     sidecar["SoftwareVersions"] = f"{PROGRAM} {__version__}"
     _write_json(anat / f"{stem}_T1w.json", sidecar)
 
-    folder = truth_root / label / f"ses-{site.name}" / "anat"
-    folder.mkdir(parents=True)
     source = f"bids:raw:{label}/ses-{site.name}/anat/{stem}_T1w.nii.gz"
-    common = {"Sources": [source], "SpatialReference": source}
+    folder = truth_root / label / f"ses-{site.name}" / "anat"
+    _write_truth(folder, stem, truth, affine, {"Sources": [source], "SpatialReference": "orig"})
 
-    def write(name, array, slope=1.0, **entries):
+
+def _write_truth(folder, stem, truth, affine, common):
+    """Brain mask, segmentation and tissue maps of one scan, with their sidecars."""
+    folder.mkdir(parents=True)
+
+    def write(name, array, description, slope=1.0, **entries):
         (folder / f"{stem}_{name}.nii.gz").write_bytes(nifti_bytes(array, affine, slope))
-        _write_json(folder / f"{stem}_{name}.json", {**entries, **common})
-
-    write(
-        "desc-brain_mask",
-        truth.brain.astype(np.uint8),
-        Type="Brain",
-        Description="Ground truth: brain with ventricles and sulci.",
-    )
-    write("dseg", truth.segmentation(), Description="Ground truth: most likely tissue.")
-    for kind in ("CSF", "GM", "WM"):
-        share = np.round(np.clip(getattr(truth, kind.lower()), 0, 1) * 255).astype(np.uint8)
-        write(
-            f"label-{kind}_probseg",
-            share,
-            1 / 255,
-            Description=f"Ground truth: fraction of {kind} in the voxel, within the brain.",
+        _write_json(
+            folder / f"{stem}_{name}.json", {"Description": description, **entries, **common}
         )
+
+    mask = truth.brain.astype(np.uint8)
+    write("desc-brain_mask", mask, "Ground truth: brain with ventricles and sulci.", Type="Brain")
+    write("dseg", truth.segmentation(), _DSEG["Description"])
+    for kind in KINDS:
+        share = np.round(np.clip(getattr(truth, kind.lower()), 0, 1) * 255).astype(np.uint8)
+        about = f"Ground truth: fraction of {kind} in the voxel, within the brain."
+        write(f"label-{kind}_probseg", share, about, 1 / 255)
 
 
 def _write_descriptions(root, truth_root, rows, settings):
     """Files of the dataset as a whole, and of its derivatives."""
-    generated = {
-        "Name": PROGRAM,
-        "Version": __version__,
-        "Description": f"Seed {settings.seed}, noise x {settings.noise:g}",
-    }
-    heads = (
-        "the MNI152 2009a maps of nilearn" if settings.heads is None else "whole-head label maps"
-    )
-    raw = {
-        "Name": "Simulated traveling subjects",
+    origin = _LABEL_MAPS if settings.heads is not None else _MNI
+    common = {
         "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "raw",
-        "License": "CC0",
+        "License": origin["license"],
         "Authors": ["The bh-bids developers"],
-        "HowToAcknowledge": f"Simulated from {heads}.",
-        "GeneratedBy": [generated],
+        "HowToAcknowledge": f"Simulated from {origin['from']}.",
+        "GeneratedBy": [
+            {
+                "Name": PROGRAM,
+                "Version": __version__,
+                "Description": f"Seed {settings.seed}, noise x {settings.noise:g}",
+            }
+        ],
     }
+    raw = {"Name": "Simulated traveling subjects", "DatasetType": "raw", **common}
     truth = {
         "Name": "Ground truth of simulated traveling subjects",
-        "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "License": "CC0",
-        "Authors": ["The bh-bids developers"],
-        "GeneratedBy": [generated],
+        **common,
         "SourceDatasets": [{"URL": "bids:raw:"}],
         "DatasetLinks": {"raw": "../.."},
     }
     _write_json(root / "dataset_description.json", raw)
     _write_json(truth_root / "dataset_description.json", truth)
-    (root / "README.md").write_text(_readme(heads, settings))
+    (root / "README.md").write_text(_readme(origin, settings))
     (truth_root / "README.md").write_text(_truth_readme())
     columns = {
         "age": {"Description": "Age of the simulated participant", "Units": "year"},
@@ -278,13 +285,10 @@ def _write_descriptions(root, truth_root, rows, settings):
         {"index": 3, "name": "Cerebrospinal Fluid", "abbreviation": "CSF"},
     ]
     _write_tsv(truth_root / "dseg.tsv", tissues)
-    _write_json(
-        truth_root / "dseg.json",
-        {"Description": "Ground truth: most likely tissue.", "SpatialReference": "orig"},
-    )
+    _write_json(truth_root / "dseg.json", _DSEG)
 
 
-def _readme(heads, settings):
+def _readme(origin, settings):
     lines = "\n".join(
         f"- ses-{s.name}: {s.manufacturer} {s.model}, {s.field:g} T, {s.sequence.upper()}"
         for s in settings.sites
@@ -292,13 +296,15 @@ def _readme(heads, settings):
     return f"""# Simulated traveling subjects
 
 {settings.participants} simulated participants, each scanned at every site, made by {PROGRAM}
-{__version__} from {heads} with the seed {settings.seed}. No person was scanned.
+{__version__} from {origin["from"]} with the seed {settings.seed}. No person was scanned.
 
 {lines}
 
 A participant's anatomy and tissue texture are the same at all sites; contrast, receive and
 transmit fields, noise, point spread, voxel size, gain and head position are the site's.
 Ground truth (brain mask, tissue maps) is in derivatives/{PROGRAM}.
+
+{origin["notice"]}
 """
 
 

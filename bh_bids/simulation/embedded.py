@@ -54,10 +54,20 @@ def _embed(volume, origin, spacing):
     full = np.zeros(_grid_shape(1.0), dtype=np.float32)
     start = np.round(origin - _LOW).astype(int)
     full[tuple(slice(s, s + n) for s, n in zip(start, volume.shape, strict=True))] = volume
-    if spacing == 1:
-        return full
-    step = int(spacing)
-    return ndimage.gaussian_filter(full, 0.42 * np.sqrt(step**2 - 1))[::step, ::step, ::step]
+    while spacing > 1:
+        full = _halve(full)
+        spacing /= 2
+    return full
+
+
+def _halve(volume):
+    """Every second voxel of a volume smoothed by (1, 2, 1) / 4 along each axis."""
+    for axis in range(3):
+        lines = np.moveaxis(volume, axis, 0)
+        padded = np.pad(lines, [(1, 1), (0, 0), (0, 0)])
+        lines = 0.5 * padded[1:-1:2] + 0.25 * (padded[:-2:2] + padded[2::2])
+        volume = np.moveaxis(lines, 0, axis)
+    return np.ascontiguousarray(volume)
 
 
 def _hull(brain, closing, smoothing):

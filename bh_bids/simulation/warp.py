@@ -112,7 +112,7 @@ def random_warp(
     high,
     rng,
     *,
-    spacing=4.0,
+    spacing=6.0,
     scales=((26.0, 2.6), (9.0, 0.9)),
     strength=1.0,
     growth=(0.0, 0.0, 0.0),

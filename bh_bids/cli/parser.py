@@ -1,0 +1,210 @@
+"""The command line of bh-bids: its options and their checks, nothing that computes."""
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+
+from .. import __version__
+from ..errors import InputError
+from ..settings import Settings, read_toml
+
+DESCRIPTION = """\
+Harmonize T1-weighted MR images blindly: bring scans of any scanner to look as if a target
+scanner had made them, with a model that was trained on the target's scans alone."""
+EPILOG = """\
+examples:
+  bh-bids /data/study /data/study/derivatives/bh-bids participant
+  bh-bids /bids /out participant --participant-label 01 02 --nprocs 8 --mem-gb 16
+  bh-bids /bids /out participant --model models/our-trio --device cuda
+  bh-bids /bids /out group
+
+exit codes: 0 all went well; 1 something failed (the others are finished); 2 wrong usage;
+70 no workflow could be built."""
+
+
+def build_parser():
+    """The parser of ``bh-bids``; options that are not given are absent from its namespace.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+    """
+    parser = argparse.ArgumentParser(
+        prog="bh-bids",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("bids_dir", type=Path, help="root folder of a BIDS dataset")
+    parser.add_argument("output_dir", type=Path, help="folder for the derivatives")
+    parser.add_argument(
+        "analysis_level",
+        choices=("participant", "group"),
+        help="participant: harmonize; group: collect the metrics of all participants",
+    )
+    parser.add_argument("--version", action="version", version=f"bh-bids {__version__}")
+    parser.add_argument("-v", "--verbose", action="count", help="say more; -vv: everything")
+    _add_selection(parser.add_argument_group("what to process"))
+    _add_harmonization(parser.add_argument_group("harmonization"))
+    _add_anatomy(parser.add_argument_group("anatomy"))
+    _add_resources(parser.add_argument_group("resources"))
+    _add_other(parser.add_argument_group("other"))
+    return parser
+
+
+def _add_selection(group):
+    add = group.add_argument
+    add("--participant-label", "--participant_label", nargs="+", metavar="LABEL",
+        help="participants to process, with or without sub-; all by default")  # fmt: skip
+    add("--session-label", "--session_label", "--session-id", nargs="+", metavar="LABEL",
+        help="sessions to process, with or without ses-; all by default")  # fmt: skip
+    add("--bids-filter-file", type=Path, metavar="FILE",
+        help='JSON with further entities, {"t1w": {"acquisition": "mprage"}}')  # fmt: skip
+    add("--bids-database-dir", type=Path, metavar="DIR",
+        help="pybids database of the dataset, made where it does not exist; many jobs can share "
+        "it")  # fmt: skip
+    add("--skip-bids-validation", "--skip_bids_validation", action="store_true",
+        help="do not check the dataset's description")  # fmt: skip
+    add("-d", "--derivatives", nargs="+", metavar="NAME=PATH",
+        help="derivatives with brain masks to reuse (..._desc-brain_mask.nii.gz), for example of "
+        "fMRIPrep")  # fmt: skip
+    add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR",
+        help="folder for intermediate results (default: work)")  # fmt: skip
+
+
+def _add_harmonization(group):
+    add = group.add_argument
+    add("--model", metavar="NAME_OR_DIR",
+        help="target-domain model: a packaged one's name or a folder (default: default); "
+        "bh-model trains others")  # fmt: skip
+    add("--method", choices=("paper",), help="harmonization method (default: paper)")
+    add("--device", metavar="{auto,cpu,cuda[:N]}",
+        help="where the flow runs (default: auto, a GPU if there is one)")  # fmt: skip
+    add("--output-spaces", nargs="+", metavar="SPACE",
+        help="grids of the harmonized images: T1w for the scan's own, and the model's space "
+        "(default: both)")  # fmt: skip
+    add("--random-seed", "--random_seed", type=int, metavar="N",
+        help="seed of everything random (default: 0)")  # fmt: skip
+
+
+def _add_anatomy(group):
+    add = group.add_argument
+    add("--skull-strip-t1w", choices=("auto", "skip", "force"),
+        help="skip: scans are skull-stripped already; force: extract the brain anyway; auto: look "
+        "(default)")  # fmt: skip
+    add("--anat-only", action="store_true",
+        help="stop before harmonization: what bh-model train takes as a target domain's scans"
+        )  # fmt: skip
+    add("--template", metavar="NAME",
+        help="TemplateFlow head template for brain extraction, from its cache or the network "
+        "(default: the packaged one)")  # fmt: skip
+
+
+def _add_resources(group):
+    add = group.add_argument
+    add("--nprocs", "--n-cpus", "--n_cpus", "--nthreads", type=int, metavar="N",
+        help="processes at once (default: all cores)")  # fmt: skip
+    add("--omp-nthreads", type=int, metavar="N",
+        help="threads of one step (default: as many as --nprocs)")  # fmt: skip
+    memory = group.add_mutually_exclusive_group()
+    memory.add_argument("--mem-gb", "--mem_gb", type=float, metavar="GB",
+                        help="memory to stay under (default: 90 %% of the computer's)")  # fmt: skip
+    memory.add_argument("--mem-mb", "--mem_mb", type=float, metavar="MB", help="the same in MB")
+    add("--low-mem", action="store_true", help="one step at a time: slower, least memory")
+    add("--use-plugin", type=Path, metavar="FILE",
+        help="YAML with a nipype plugin and its arguments, for a cluster's scheduler")  # fmt: skip
+    add("--resource-monitor", action="store_true", help="record each step's memory and time")
+
+
+def _add_other(group):
+    add = group.add_argument
+    add("--config-file", type=Path, metavar="FILE",
+        help="TOML file with options; the command line wins")  # fmt: skip
+    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add("--reports-only", action="store_true", help="only write the reports again")
+    add("--boilerplate-only", action="store_true", help="only write the methods text")
+    add("--stop-on-first-crash", action="store_true", help="stop when anything fails")
+    add("--write-graph", action="store_true", help="write the workflow's graph to the work folder")
+    add("--sloppy", action="store_true", help="fast and bad, for trials only")
+    add("--notrack", action="store_true", help="accepted; nothing is ever tracked")
+
+
+ACTIONS = ("dry_run", "reports_only", "boilerplate_only")
+
+
+def parse(argv=None):
+    """Command line and configuration file as settings.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+
+    Returns
+    -------
+    settings : Settings
+    action : str or None
+        One of :data:`ACTIONS`, instead of a full run.
+
+    Raises
+    ------
+    InputError
+        If a file or value cannot be used. Wrong usage exits with 2.
+    """
+    parser = build_parser()
+    given = vars(parser.parse_args(argv))
+    actions = [name for name in ACTIONS if given.pop(name, False)]
+    if len(actions) > 1:
+        parser.error("--dry-run, --reports-only and --boilerplate-only exclude each other")
+    given.pop("notrack", None)
+    config_file = given.pop("config_file", None)
+    values = read_toml(config_file) if config_file else {}
+    values.update(_converted(given, parser))
+    known = {item.name for item in fields(Settings)}
+    settings = Settings(**{name: value for name, value in values.items() if name in known})
+    _check(settings, parser)
+    if "omp_nthreads" not in values:
+        settings = replace(settings, omp_nthreads=settings.nprocs)
+    absolute = {
+        name: Path(getattr(settings, name)).absolute()
+        for name in ("bids_dir", "output_dir", "work_dir")
+    }
+    return replace(settings, **absolute), (actions[0] if actions else None)
+
+
+def _converted(given, parser):
+    """Options in the types of the settings."""
+    from ..dataset import read_filter_file
+
+    if "mem_mb" in given:
+        given["mem_gb"] = given.pop("mem_mb") / 1024
+    for name, prefix in (("participant_label", "sub-"), ("session_label", "ses-")):
+        if name in given:
+            given[name] = tuple(dict.fromkeys(v.removeprefix(prefix) for v in given[name]))
+    if "output_spaces" in given:
+        given["output_spaces"] = tuple(given["output_spaces"])
+    if "bids_filter_file" in given:
+        given["bids_filters"] = read_filter_file(given.pop("bids_filter_file"))
+    if "derivatives" in given:
+        pairs = [item.partition("=") for item in given["derivatives"]]
+        if not all(name and path for name, _, path in pairs):
+            parser.error("--derivatives takes NAME=PATH, such as fmriprep=/data/fmriprep")
+        given["derivatives"] = {name: Path(path).absolute() for name, _, path in pairs}
+        for path in given["derivatives"].values():
+            if not path.is_dir():
+                raise InputError(f"The derivatives folder {path} does not exist.")
+    return given
+
+
+def _check(settings, parser):
+    if settings.nprocs < 1 or settings.omp_nthreads < 1:
+        parser.error("--nprocs and --omp-nthreads must be at least 1")
+    if settings.mem_gb is not None and settings.mem_gb <= 0:
+        parser.error("--mem-gb must be positive")
+    if settings.random_seed < 0:
+        parser.error("--random-seed must not be negative")
+    choices = {"analysis_level": ("participant", "group"), "method": ("paper",),
+               "skull_strip_t1w": ("auto", "skip", "force")}  # fmt: skip
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            parser.error(f"{name} must be one of {', '.join(allowed)}")

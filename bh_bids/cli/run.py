@@ -1,0 +1,66 @@
+"""Console program bh-bids."""
+
+import os
+import sys
+import tempfile
+
+from ..errors import BHError
+
+
+def main(argv=None):
+    """Run bh-bids.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process where not given.
+
+    Returns
+    -------
+    int
+        0 all went well; 1 something failed; 70 no workflow could be built. Wrong usage exits
+        with 2.
+    """
+    from .parser import parse
+
+    try:
+        settings, action = parse(argv)
+        prepare_environment(settings)
+        from ..runner import run
+
+        return run(settings, action)
+    except BHError as error:
+        print(f"bh-bids: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bh-bids: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def prepare_environment(settings):
+    """Set what libraries read from the environment when they are imported.
+
+    No library may ask the network whether there is a newer version of it, write to a home folder
+    that is not there, or start more threads than it was given.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+    """
+    os.environ.update(NIPYPE_NO_ET="1", NO_ET="1", MPLBACKEND="Agg")
+    os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "0")
+    os.environ["BH_VERBOSITY"] = str(settings.verbose)
+    os.environ["OMP_NUM_THREADS"] = str(settings.omp_nthreads)
+    # Registrations repeat bit for bit on one thread only; participants run side by side instead.
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+    home = os.environ.get("HOME", "")
+    if not (home and os.access(home, os.W_OK)):
+        place = os.path.join(tempfile.gettempdir(), f"bh-bids-home-{os.getuid()}")
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        os.environ["HOME"] = place
+        os.environ.setdefault("TEMPLATEFLOW_HOME", os.path.join(place, "templateflow"))
+        os.environ.setdefault("MPLCONFIGDIR", os.path.join(place, "matplotlib"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Running a nipype workflow: plugin, resources, and progress in plain lines."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from .errors import InputError
+
+VERBOSITY_VARIABLE = "BH_VERBOSITY"
+"""Tells worker processes how much the run should say."""
+_QUIET = ("inputnode", "outputnode")
+
+
+def run_workflow(workflow, settings):
+    """Run a workflow to its end.
+
+    Parameters
+    ----------
+    workflow : nipype.pipeline.engine.Workflow
+    settings : bh_bids.settings.Settings
+
+    Returns
+    -------
+    bool
+        Whether every node finished.
+
+    Raises
+    ------
+    InputError
+        If the plugin file cannot be used.
+    """
+    from nipype import config
+
+    config.update_config(
+        {
+            "monitoring": {
+                "enabled": str(settings.resource_monitor).lower(),
+                "sample_frequency": "0.5",
+                "summary_append": "true",
+            },
+            "execution": {"check_version": "false", "crashfile_format": "txt"},
+        }
+    )
+    quieten_nipype()
+    start_forkserver()
+    if settings.write_graph:
+        workflow.write_graph(graph2use="colored", format="svg", simple_form=True)
+    plugin, arguments = choose_plugin(settings)
+    try:
+        workflow.run(plugin=plugin, plugin_args=arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+def quieten_nipype():
+    """Set nipype's log levels by the verbosity of the run.
+
+    Unless asked, nipype says nothing: progress is told by :class:`Progress`, and every crash in one
+    sentence at the end, with its traceback in the crash file.
+    """
+    from nipype import logging as nipype_logging
+
+    verbosity = int(os.environ.get(VERBOSITY_VARIABLE, "0"))
+    for name, verbose_from in (("nipype.workflow", 1), ("nipype.interface", 2),
+                               ("nipype.utils", 2)):  # fmt: skip
+        level = logging.INFO if verbosity >= verbose_from else logging.CRITICAL
+        nipype_logging.getLogger(name).setLevel(level)
+
+
+def start_forkserver():
+    """Let worker processes come from a server that has imported nipype, but not torch.
+
+    A worker forked from a process that ran torch hangs; one that starts from nothing imports for
+    many seconds.
+    """
+    import multiprocessing
+
+    multiprocessing.set_start_method("forkserver", force=True)
+    multiprocessing.set_forkserver_preload(["bh_bids.engine_worker"])
+
+
+def choose_plugin(settings):
+    """nipype plugin and its arguments.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+
+    Returns
+    -------
+    plugin : str
+    arguments : dict
+
+    Raises
+    ------
+    InputError
+    """
+    progress = Progress()
+    if settings.use_plugin:
+        import yaml
+
+        try:
+            content = yaml.safe_load(Path(settings.use_plugin).read_text(encoding="utf-8"))
+            plugin, arguments = content["plugin"], dict(content.get("plugin_args") or {})
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"The plugin file {settings.use_plugin} cannot be used ({error}): it must be YAML "
+                "with 'plugin' and, if needed, 'plugin_args'."
+            ) from None
+        return plugin, {"status_callback": progress, **arguments}
+    if settings.low_mem or settings.nprocs == 1:
+        return "Linear", {"status_callback": progress}
+    return "MultiProc", {
+        "n_procs": settings.nprocs,
+        "memory_gb": settings.mem_gb or _memory_gb(),
+        "raise_insufficient": False,
+        "mp_context": "forkserver",
+        "status_callback": progress,
+    }
+
+
+def _memory_gb():
+    import psutil
+
+    return psutil.virtual_memory().total / 1024**3 * 0.9
+
+
+class Progress:
+    """Tells when a step of a scan ends, and how long it took.
+
+    Lines on standard output: the scan, the step, seconds. Steps that only move data are not told.
+    """
+
+    def __init__(self, stream=None):
+        self.stream = stream or sys.stdout
+        self.started = {}
+
+    def __call__(self, node, status):
+        """nipype's status callback.
+
+        Parameters
+        ----------
+        node : nipype.pipeline.engine.Node
+        status : {"start", "end", "exception"}
+        """
+        parts = node.fullname.split(".")
+        step = parts[-1]
+        if step in _QUIET or step.startswith(("ds_", "sidecar_")):
+            return
+        if status == "start":
+            self.started[node.fullname] = time.monotonic()
+            return
+        seconds = time.monotonic() - self.started.get(node.fullname, time.monotonic())
+        scan = next((p for p in parts[1:] if p.endswith("_wf")), parts[0])
+        if len(parts) > 3:
+            scan = parts[2]
+        name = scan.removesuffix("_wf")
+        end = "FAILED" if status == "exception" else "done"
+        print(f"{name:<24} {step.replace('_', ' '):<20} {end} {seconds:6.1f} s",
+              file=self.stream, flush=True)  # fmt: skip

@@ -1,0 +1,279 @@
+"""A run of bh-bids: what is to be done, doing it, and telling how it went."""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .dataset import Scan, check_dataset, find_scans
+from .derivatives import is_done, provenance_key, write_description
+from .errors import InputError, ModelError
+from .settings import for_participant
+
+EX_OK, EX_FAILED, EX_SOFTWARE = 0, 1, 70
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do.
+
+    Attributes
+    ----------
+    settings : bh_bids.settings.Settings
+        With the output spaces filled in.
+    scans : list of bh_bids.dataset.Scan
+        All that were asked for.
+    todo : list of bh_bids.dataset.Scan
+        Those without complete results from the same input and parameters.
+    model : dict
+        Description of the target-domain model.
+    keys : dict
+        Scan's key to provenance key.
+    """
+
+    settings: object
+    scans: list[Scan]
+    todo: list[Scan]
+    model: dict
+    keys: dict
+
+
+def run(settings, action=None):
+    """Run bh-bids.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+    action : {None, "dry_run", "reports_only", "boilerplate_only"}
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    Raises
+    ------
+    BHError
+        If nothing can be started.
+    """
+    check_folders(settings)
+    if not settings.skip_bids_validation:
+        check_dataset(settings.bids_dir)
+    if settings.analysis_level == "group":
+        from .group import collect_metrics
+
+        return collect_metrics(settings)
+    plan = make_plan(settings)
+    if action == "dry_run":
+        return _tell_plan(plan)
+    make_writable(settings.output_dir)
+    _write_shared(plan)
+    if action:
+        return write_reports(plan, pages=action == "reports_only")
+    return _execute(plan)
+
+
+def check_folders(settings):
+    """Refuse folders that would mix input and output.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+
+    Raises
+    ------
+    InputError
+    """
+    raw = settings.bids_dir.resolve()
+    for name, folder in (("output", settings.output_dir), ("work", settings.work_dir)):
+        inside = folder.resolve()
+        derivatives = raw / "derivatives"
+        if inside == raw or (raw in inside.parents and derivatives not in inside.parents):
+            raise InputError(
+                f"The {name} folder {folder} lies in the dataset {settings.bids_dir}: give a "
+                f"folder outside it or under {settings.bids_dir}/derivatives/."
+            )
+
+
+def make_writable(folder):
+    """Make a folder, or refuse one that cannot be written to.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written to ({error.strerror or error}): "
+            "give another folder or mend its permissions."
+        ) from None
+
+
+def make_plan(settings):
+    """Find the scans and the model, and what is still to be done.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    BHError
+        If dataset, model or device cannot be used.
+    """
+    from .anatomy.templates import DEFAULT_SPACE
+    from .flow.model import load_model
+    from .harmonization.device import resolve_device
+
+    scans = find_scans(
+        settings.bids_dir,
+        settings.participant_label,
+        settings.session_label,
+        settings.bids_filters,
+        settings.bids_database_dir,
+    )
+    device = str(resolve_device(settings.device))
+    if settings.device == "auto" and device == "cpu":
+        print("bh-bids: no GPU found, the flow runs on the CPU", file=sys.stderr)
+    if Path(settings.model).exists():
+        settings = replace(settings, model=str(Path(settings.model).absolute()))
+    model = load_model(settings.model)
+    if model.space != DEFAULT_SPACE:
+        raise ModelError(
+            f"The model '{model.name}' lives in the space {model.space}; scans are registered to "
+            f"{DEFAULT_SPACE}. Train a model on derivatives of this program."
+        )
+    spaces = settings.output_spaces or ("T1w", model.space)
+    unknown = [space for space in spaces if space not in ("T1w", model.space)]
+    if unknown:
+        raise InputError(
+            f"Output space {unknown[0]} is not known: give T1w, {model.space} (the model's), or "
+            "both."
+        )
+    settings = replace(settings, output_spaces=tuple(spaces), device=device)
+    keys = {scan.key: _key(scan, settings, model.metadata) for scan in scans}
+    todo = [scan for scan in scans if not is_done(scan, model.space, settings, keys[scan.key])]
+    return Plan(settings, scans, todo, model.metadata, keys)
+
+
+def _key(scan, settings, model):
+    try:
+        return provenance_key(scan, settings, model)
+    except OSError:  # the scan's own step says what is wrong with it
+        return "unreadable"
+
+
+def _tell_plan(plan):
+    done = len(plan.scans) - len(plan.todo)
+    print(f"Would harmonize {len(plan.todo)} of {len(plan.scans)} T1w scans ({done} are done)")
+    print(f"  towards {plan.model['Name']} by the method {plan.settings.method}, "
+          f"on {plan.settings.device}")  # fmt: skip
+    for scan in plan.todo:
+        print(f"  {scan.path.relative_to(plan.settings.bids_dir)}")
+    return EX_OK
+
+
+def _write_shared(plan):
+    from .reports.readme import write_readme
+
+    settings = plan.settings
+    description = settings.bids_dir / "dataset_description.json"
+    try:
+        source = json.loads(description.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        source = {}
+    source = source if isinstance(source, dict) else {}
+    write_description(settings.output_dir, settings.bids_dir, settings.derivatives, source)
+    write_readme(settings.output_dir)
+    from bh_bids.workflows.base import participant_log
+
+    for participant in sorted({scan.participant for scan in plan.scans}):
+        log = participant_log(settings, participant)
+        log.mkdir(parents=True, exist_ok=True)
+        own = for_participant(settings, participant)
+        (log / "bh-bids.toml").write_text(own.to_toml(), encoding="utf-8")
+
+
+def _execute(plan):
+    from .engine import run_workflow
+
+    settings = plan.settings
+    done = len(plan.scans) - len(plan.todo)
+    if done:
+        print(f"{done} of {len(plan.scans)} scans are done already and are kept")
+    failed = False
+    if plan.todo:
+        make_writable(settings.work_dir)
+        from bh_bids.workflows.base import init_bh_bids_wf
+
+        workflow = init_bh_bids_wf(
+            settings=settings, scans=plan.todo, model=plan.model, keys=plan.keys
+        )
+        if not list(workflow._get_all_nodes()):
+            return EX_SOFTWARE
+        failed = not run_workflow(workflow, settings)
+    code = write_reports(plan)
+    return EX_FAILED if failed else code
+
+
+def write_reports(plan, pages=True):
+    """Write every participant's page and the methods text, and say how it went.
+
+    Parameters
+    ----------
+    plan : Plan
+    pages : bool
+        Without, only the methods text is written.
+
+    Returns
+    -------
+    int
+        0, or 1 if a scan has no results or a report could not be written.
+    """
+    from .reports.assemble import write_participant_report
+    from .reports.boilerplate import write_citations
+    from .reports.collect import collect
+
+    settings = plan.settings
+    output = settings.output_dir
+    failed, sidecars = False, []
+    for participant in sorted({scan.participant for scan in plan.scans}):
+        scans = [scan for scan in plan.scans if scan.participant == participant]
+        names = [scan.path.name for scan in scans]
+        findings = collect(output, participant, run_uuid=settings.run_uuid, scans=names)
+        sidecars += [scan.sidecar for scan in findings.scans if scan.sidecar]
+        for crash in findings.crashes:
+            print(f"sub-{participant} failed: {crash.sentence} {crash.advice}".rstrip(),
+                  file=sys.stderr)  # fmt: skip
+        failed |= bool(findings.crashes)
+        if not pages:
+            continue
+        try:
+            page = write_participant_report(
+                output, participant, run_uuid=settings.run_uuid, scans=names
+            )
+            print(f"sub-{participant}: {page}")
+        except OSError as error:
+            failed = True
+            print(f"sub-{participant}: the report cannot be written: {error}", file=sys.stderr)
+    write_citations(output, sidecars)
+    space = plan.model["Config"]["space"]
+    missing = [s for s in plan.scans if not is_done(s, space, settings, plan.keys[s.key])]
+    if missing and pages:
+        names = ", ".join(scan.key for scan in missing[:8]) + (", ..." if missing[8:] else "")
+        print(f"{len(missing)} of {len(plan.scans)} scans have no results: {names}",
+              file=sys.stderr)  # fmt: skip
+    return EX_FAILED if failed or (missing and pages) else EX_OK

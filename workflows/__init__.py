@@ -1,0 +1,1 @@
+"""Nipype workflows, installed as ``bh_bids.workflows``."""

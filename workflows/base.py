@@ -1,0 +1,165 @@
+"""The whole run: participants, and each participant's scans."""
+
+from pathlib import Path
+
+
+def init_bh_bids_wf(*, settings, scans, model, keys):
+    """Build the workflow of a run.
+
+    Workflow Graph
+        one single-participant workflow each, independent of one another
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+    scans : list of bh_bids.dataset.Scan
+        Those still to be done.
+    model : dict
+        Description of the target-domain model.
+    keys : dict
+        Scan's key to provenance key.
+
+    Inputs
+    ------
+    None
+
+    Outputs
+    -------
+    None
+    """
+    import nipype.pipeline.engine as pe
+
+    workflow = pe.Workflow(name="bh_bids_wf")
+    workflow.base_dir = str(settings.work_dir)
+    execution = {
+        "crashfile_format": "txt",
+        "stop_on_first_crash": settings.stop_on_first_crash,
+        "hash_method": "content",
+        "remove_unnecessary_outputs": False,
+        "poll_sleep_duration": 0.2,
+    }
+    workflow.config["execution"] = execution
+    for participant in sorted({scan.participant for scan in scans}):
+        single = init_single_participant_wf(
+            participant=participant,
+            settings=settings,
+            scans=[scan for scan in scans if scan.participant == participant],
+            model=model,
+            keys=keys,
+        )
+        crashes = participant_log(settings, participant)
+        single.config["execution"] = {**execution, "crashdump_dir": str(crashes)}
+        for node in single._get_all_nodes():
+            node.config = {"execution": dict(single.config["execution"])}
+        workflow.add_nodes([single])
+    return workflow
+
+
+def participant_log(settings, participant):
+    """Folder of a participant's settings and crash files of this run.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+    participant : str
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    return Path(settings.output_dir) / f"sub-{participant}" / "log" / settings.run_uuid
+
+
+def init_single_participant_wf(*, participant, settings, scans, model, keys):
+    """Build the workflow of one participant: every T1w scan of every session and run.
+
+    Workflow Graph
+        per scan: anatomical fit → harmonization → derivatives, figures
+
+    Parameters
+    ----------
+    participant : str
+        Without ``sub-``.
+    settings : bh_bids.settings.Settings
+    scans : list of bh_bids.dataset.Scan
+        Of this participant.
+    model : dict
+        Description of the target-domain model.
+    keys : dict
+        Scan's key to provenance key.
+
+    Inputs
+    ------
+    None
+
+    Outputs
+    -------
+    None
+    """
+    import nipype.pipeline.engine as pe
+
+    workflow = pe.Workflow(name=f"sub_{_name(participant)}_wf")
+    for scan in scans:
+        workflow.add_nodes([init_scan_wf(scan, settings, model, keys[scan.key])])
+    return workflow
+
+
+def init_scan_wf(scan, settings, model, key):
+    """Build the workflow of one scan.
+
+    Workflow Graph
+        anatomical fit → harmonization → derivatives, figures
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    settings : bh_bids.settings.Settings
+    model : dict
+        Description of the target-domain model.
+    key : str
+        Provenance key.
+
+    Inputs
+    ------
+    None
+
+    Outputs
+    -------
+    None
+    """
+    import nipype.pipeline.engine as pe
+
+    from bh_bids.interfaces.anatomical import MaskOnGrid
+
+    from .anatomical import init_anatomical_wf
+    from .harmonization import init_harmonization_wf
+    from .outputs import init_figures_wf, init_outputs_wf
+
+    common = dict(scan=scan, settings=settings, model=model)
+    workflow = pe.Workflow(name=f"{_name(scan.key)}_wf")
+    anatomical = init_anatomical_wf(**common)
+    outputs = init_outputs_wf(**common, key=key)
+    figures = init_figures_wf(**common)
+    native_mask = pe.Node(MaskOnGrid(reference=str(scan.path)), name="native_mask", mem_gb=0.5)
+
+    def wire(source, destination, *fields):
+        for name in fields:
+            workflow.connect(source, f"outputnode.{name}", destination, f"inputnode.{name}")
+
+    workflow.connect(anatomical, "outputnode.mask", native_mask, "in_file")
+    workflow.connect(native_mask, "out_file", outputs, "inputnode.mask")
+    wire(anatomical, outputs, "to_space", "from_space", "preproc", "preproc_mask")
+    wire(anatomical, figures, "t1w", "mask", "preproc", "preproc_mask")
+    if settings.anat_only:
+        return workflow
+    harmonization = init_harmonization_wf(**common)
+    brain = ("preproc", "preproc_mask", "corrected", "mask", "to_space", "details")
+    wire(anatomical, harmonization, *brain)
+    wire(anatomical, outputs, "details")
+    wire(harmonization, outputs, "harmonized", "native", "result", "metrics", "trace")
+    wire(harmonization, figures, "harmonized", "result")
+    return workflow
+
+
+def _name(label):
+    return "".join(c if c.isalnum() else "_" for c in label)

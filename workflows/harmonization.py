@@ -1,0 +1,109 @@
+"""The harmonization of one preprocessed scan."""
+
+
+def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
+    """Harmonize a brain on the model's grid, carry it to the native grid, and measure it.
+
+    Workflow Graph
+        harmonize → native grid; harmonize → metrics
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    settings : bh_bids.settings.Settings
+    model : dict
+        Description of the target-domain model.
+    name : str
+
+    Inputs
+    ------
+    preproc, preproc_mask
+        Brain and its mask on the model's grid.
+    corrected, mask
+        Bias-corrected scan and brain mask on the scan's grid.
+    to_space
+        Composite transform from the scan to the model's space.
+    details
+        JSON of the brain extraction.
+
+    Outputs
+    -------
+    harmonized
+        On the model's grid.
+    native
+        On the scan's grid.
+    result
+        JSON of what the method found.
+    metrics, trace
+        Tables.
+    """
+    import nipype.pipeline.engine as pe
+    from nipype.interfaces.utility import IdentityInterface
+
+    from bh_bids.interfaces import harmonization as interfaces
+
+    inputs = pe.Node(
+        IdentityInterface(["preproc", "preproc_mask", "corrected", "mask", "to_space", "details"]),
+        name="inputnode",
+    )
+    harmonize = pe.Node(
+        interfaces.Harmonize(
+            model=settings.model,
+            weights_sha256=model["WeightsSHA256"],
+            method=settings.method,
+            device=settings.device,
+            seed=settings.random_seed,
+            num_threads=settings.omp_nthreads,
+            use_gpu=settings.device.startswith("cuda"),
+        ),
+        name="harmonize",
+        mem_gb=2.0,
+        n_procs=settings.omp_nthreads,
+    )
+    if settings.sloppy:
+        harmonize.inputs.parameters = {"iterations": 2}
+    native = pe.Node(
+        interfaces.ApplyOnNativeGrid(reference=str(scan.path)), name="native_grid", mem_gb=1.2
+    )
+    summarize = pe.Node(
+        interfaces.Summarize(model=model, scan=scan_columns(scan)), name="metrics", mem_gb=0.8
+    )
+    outputs = pe.Node(
+        IdentityInterface(["harmonized", "native", "result", "metrics", "trace"]),
+        name="outputnode",
+    )
+    workflow = pe.Workflow(name=name)
+    workflow.connect([
+        (inputs, harmonize, [("preproc", "in_file"), ("preproc_mask", "mask")]),
+        (inputs, native, [
+            ("corrected", "native"), ("mask", "mask"), ("to_space", "transform"),
+            ("preproc", "source"),
+        ]),
+        (harmonize, native, [("out_file", "harmonized"), ("result", "result")]),
+        (inputs, summarize, [
+            ("preproc", "source"), ("preproc_mask", "mask"), ("details", "details"),
+        ]),
+        (harmonize, summarize, [("out_file", "harmonized"), ("result", "result")]),
+        (harmonize, outputs, [("out_file", "harmonized"), ("result", "result")]),
+        (native, outputs, [("out_file", "native")]),
+        (summarize, outputs, [("metrics", "metrics"), ("trace", "trace")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def scan_columns(scan):
+    """The columns of the metrics' table that name a scan.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+
+    Returns
+    -------
+    dict of str
+    """
+    return {
+        "participant_id": f"sub-{scan.participant}",
+        "session_id": f"ses-{scan.session}" if scan.session else "n/a",
+        "filename": scan.uri.removeprefix("bids:raw:"),
+    }

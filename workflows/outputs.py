@@ -1,0 +1,216 @@
+"""All that is written to the output folder by the workflows."""
+
+from bh_bids.derivatives import HARMONIZATION_FIGURES, RESOLUTION, image_sidecar
+
+
+def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
+    """Write one scan's derivatives, the sidecar that marks it as done last.
+
+    Workflow Graph
+        sidecars → sinks of images, transforms, tables
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    settings : bh_bids.settings.Settings
+    model : dict
+        Description of the target-domain model.
+    key : str
+        The scan's provenance key.
+    name : str
+
+    Inputs
+    ------
+    mask, to_space, from_space, preproc, preproc_mask, details
+        Of the anatomical workflow, the mask on the scan's own grid.
+    harmonized, native, result, metrics, trace
+        Of the harmonization workflow.
+
+    Outputs
+    -------
+    None
+    """
+    import nipype.pipeline.engine as pe
+    from nipype.interfaces.utility import Function, IdentityInterface
+
+    from bh_bids.evaluation.participant import METRICS, TRACE
+
+    space = model["Config"]["space"]
+    standard = dict(space=space, resolution="1")
+    inputs = pe.Node(
+        IdentityInterface(
+            [
+                "mask",
+                "to_space",
+                "from_space",
+                "preproc",
+                "preproc_mask",
+                "details",
+                "harmonized",
+                "native",
+                "result",
+                "metrics",
+                "trace",
+            ]  # fmt: skip
+        ),
+        name="inputnode",
+    )
+    workflow = pe.Workflow(name=name)
+
+    def sink(node_name, source, *, meta=None, **entities):
+        node = pe.Node(_sink(scan, settings, meta=meta, **entities), name=node_name, mem_gb=0.3)
+        workflow.connect(inputs, source, node, "in_file")
+        return node
+
+    _sink_anatomical(sink, scan, space, standard, key)
+    if settings.anat_only:
+        return workflow
+    sink("ds_trace", "trace", desc="trace", suffix="metrics", meta=_dictionary(TRACE))
+    grids = [("harmonized", space, standard), ("native", "", {})]
+    for source, grid_space, entities in grids:
+        if (grid_space or "T1w") not in settings.output_spaces:
+            continue
+        account = pe.Node(
+            Function(function=_harmonized_sidecar, output_names=["meta_dict"]),
+            name=f"sidecar_{source}",
+        )
+        account.inputs.trait_set(scan=scan, settings=settings, model=model, space=grid_space)
+        workflow.connect(inputs, "result", account, "result")
+        workflow.connect(inputs, "details", account, "details")
+        node = sink(f"ds_{source}", source, desc="harmonized", suffix="T1w", **entities)
+        workflow.connect(account, "meta_dict", node, "meta_dict")
+    # Its sidecar's key says what the scan was done with; see bh_bids.derivatives.is_done.
+    done = {**_dictionary(METRICS), "ProvenanceKey": key}
+    sink("ds_metrics", "metrics", desc="harmonization", suffix="metrics", meta=done)
+    return workflow
+
+
+def _sink_anatomical(sink, scan, space, standard, key):
+    """Sinks of brain masks, transforms and the preprocessed scan."""
+    mask = {"Type": "Brain", "Description": "Brain mask", "Sources": [scan.uri]}
+    sink("ds_mask", "mask", desc="brain", suffix="mask", meta=mask)
+    standard_mask = {**mask, "SpatialReference": space}
+    sink(
+        "ds_preproc_mask",
+        "preproc_mask",
+        desc="brain",
+        suffix="mask",
+        meta=standard_mask,
+        **standard,
+    )
+    description = "Brain, bias-corrected and affinely registered, in the scan's own intensities"
+    preproc = image_sidecar(scan, space=space, description=description)
+    preproc["ProvenanceKey"] = key
+    sink("ds_preproc", "preproc", desc="preproc", suffix="T1w", meta=preproc, **standard)
+    for source, ends in (("to_space", ("T1w", space)), ("from_space", (space, "T1w"))):
+        direction = {"from": ends[0], "to": ends[1]}
+        sink(f"ds_{source}", source, suffix="xfm", mode="image", extension=".h5", **direction)
+
+
+def init_figures_wf(*, scan, settings, model, name="figures_wf"):
+    """Draw one scan's figures and write them.
+
+    Workflow Graph
+        plots → sinks of figures
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    settings : bh_bids.settings.Settings
+    model : dict
+        Description of the target-domain model.
+    name : str
+
+    Inputs
+    ------
+    t1w, mask
+        Scan on RAS axes and its brain mask.
+    preproc, preproc_mask, harmonized
+        On the model's grid.
+    result
+        JSON of what the method found.
+
+    Outputs
+    -------
+    None
+    """
+    import nipype.pipeline.engine as pe
+    from nipype.interfaces.utility import IdentityInterface
+
+    from bh_bids.interfaces import reportlets
+
+    inputs = pe.Node(
+        IdentityInterface(["t1w", "mask", "preproc", "preproc_mask", "harmonized", "result"]),
+        name="inputnode",
+    )
+    brain = pe.Node(reportlets.PlotBrainMask(), name="plot_brain", mem_gb=0.8)
+    registration = pe.Node(reportlets.PlotRegistration(), name="plot_registration", mem_gb=0.8)
+    workflow = pe.Workflow(name=name)
+    workflow.connect([
+        (inputs, brain, [("t1w", "in_file"), ("mask", "mask")]),
+        (inputs, registration, [("preproc", "in_file"), ("preproc_mask", "mask")]),
+    ])  # fmt: skip
+    figures = [(brain, "out_file", "brain"), (registration, "out_file", "registration")]
+    if not settings.anat_only:
+        intensity = {name: model["Intensity"][name] for name in ("Quantiles", "Modes")}
+        after = pe.Node(
+            reportlets.PlotHarmonization(intensity=intensity), name="plot_harmonization", mem_gb=1.0
+        )
+        workflow.connect([
+            (inputs, after, [
+                ("preproc", "source"), ("preproc_mask", "mask"), ("harmonized", "harmonized"),
+                ("result", "result"),
+            ]),
+        ])  # fmt: skip
+        figures += [(after, name, name) for name in HARMONIZATION_FIGURES]
+    for node, field, desc in figures:
+        sink = pe.Node(
+            _sink(scan, settings, datatype="figures", desc=desc, suffix="T1w"),
+            name=f"ds_{desc}",
+            mem_gb=0.3,
+        )
+        workflow.connect(node, field, sink, "in_file")
+    return workflow
+
+
+def _sink(scan, settings, *, meta=None, **entities):
+    from bh_bids.interfaces.bids import DerivativesDataSink
+
+    image = entities["suffix"] in ("T1w", "mask") and entities.get("datatype") != "figures"
+    if "space" in entities:
+        entities["Resolution"] = RESOLUTION
+    sink = DerivativesDataSink(
+        base_directory=str(settings.output_dir),
+        source_file=str(scan.path),
+        check_hdr=False,
+        # Said for every file: niworkflows' default does not survive the copying of a workflow.
+        compress=image,
+        **entities,
+    )
+    if meta:
+        sink.inputs.meta_dict = meta
+    return sink
+
+
+def _dictionary(columns):
+    return {name: {"Description": text} for name, text in columns.items()}
+
+
+def _harmonized_sidecar(result, details, scan, settings, model, space):
+    """Sidecar of a harmonized image; runs as a node of its own."""
+    import json
+    from pathlib import Path
+
+    from bh_bids.derivatives import file_sha256, harmonization_block, image_sidecar
+
+    where = f"in {space} space" if space else "on the scan's own grid"
+    block = harmonization_block(
+        settings,
+        model,
+        json.loads(Path(result).read_text()),
+        json.loads(Path(details).read_text()),
+        file_sha256(scan.path),
+    )
+    description = f"Brain harmonized to the target domain of model {model['Name']}, {where}"
+    sidecar = image_sidecar(scan, description=description, space=space or None)
+    return {**sidecar, "Harmonization": block}
