@@ -64,13 +64,25 @@ def test_correlation_of_a_constant_volume_is_zero_and_flat():
 
 
 @settings(max_examples=30, deadline=None)
+@given(seed=SIZES, step=st.floats(1e-3, 1.95))
+def test_descent_turns_by_the_gradient_and_keeps_level_and_contrast(seed, step):
+    (source, x, _), mask = random_case(seed)
+    correlation = Correlation(source, mask)
+    found, plain = correlation.descend(x, step), x - step * correlation.gradient(x)
+    assert correlation(found)[0] == pytest.approx(correlation(plain)[0], abs=1e-9)
+    assert correlation(found)[1] == pytest.approx(correlation(x)[1], rel=1e-9)
+    assert float(found[mask].mean()) == pytest.approx(float(x[mask].mean()), abs=1e-9)
+    assert torch.equal(found[~mask], x[~mask])
+
+
+@settings(max_examples=30, deadline=None)
 @given(seed=SIZES, step=st.floats(0.05, 1.95))
 def test_image_steps_below_two_always_raise_the_correlation(seed, step):
     (source, x, _), mask = random_case(seed)
     correlation = Correlation(source, mask)
     before = correlation(x)[0]
     for _ in range(200):
-        x = x - step * correlation.gradient(x)
+        x = correlation.descend(x, step)
         now = correlation(x)[0]
         assert now >= before - 1e-9
         before = now

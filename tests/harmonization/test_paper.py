@@ -30,7 +30,7 @@ def test_identity_flow_from_a_gain_only_shrinks_the_source(brain, tools):
 
 @pytest.mark.parametrize("step", [0.3, 1.0, 1.7])
 def test_identity_flow_turns_the_mean_to_the_source_in_their_plane(brain, tools, step):
-    """u' = (1 - s c) u + s |u| v: a recursion of two numbers, and a level that only shrinks."""
+    """u' ~ (1 - s c) u + s |u| v: a turn in the plane of mean and source, at constant contrast."""
     volume, mask = brain
     mean = np.clip(volume + 0.4 * tools.volume(seed=1)[0] * mask - 0.2 * mask, 0.2, None) * mask
     model = tools.model(tools.linear(), mean, quantiles=np.linspace(0.4, 0.8, 257))
@@ -50,6 +50,8 @@ def test_identity_flow_turns_the_mean_to_the_source_in_their_plane(brain, tools,
         norm = np.hypot(along, across)
         turn = 1 - step * along / norm
         along, across = turn * along + step * norm, turn * across
+        grown = np.hypot(along, across)
+        along, across = along * norm / grown, across * norm / grown
     expected = (1 - a) ** n * start.mean() + along * v + across * w
     assert np.allclose(inside(result, mask), expected, atol=2e-4)
     assert result.trace[-1]["ncc"] == pytest.approx(along / np.hypot(along, across), abs=1e-5)
