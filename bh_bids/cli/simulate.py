@@ -197,5 +197,5 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("bh-simulate: interrupted, nothing was written", file=sys.stderr)
         return 1
-    print(f"{options.out}: {count} scans of {options.participants} participants")
+    print(f"{options.out}: {count} scans, {options.participants} participants, {len(sites)} sites")
     return 0
