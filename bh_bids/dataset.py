@@ -122,7 +122,7 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
         )
     layout = _layout(bids_dir, participants, database_dir)
     query = dict(suffix="T1w", extension=[".nii", ".nii.gz"], datatype="anat", scope="raw")
-    query.update((filters or {}).get("t1w", {}))
+    query.update(_query_values((filters or {}).get("t1w", {})))
     if participants:
         query["subject"] = list(participants)
     if sessions:
@@ -192,20 +192,23 @@ def read_filter_file(path):
     ------
     InputError
     """
-    from bids.layout import Query
-
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"The BIDS filter file {path} is not readable JSON: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("t1w", {}), dict):
+    if not isinstance(content, dict) or not isinstance(content.get("t1w"), dict):
         raise InputError(
             f'The BIDS filter file {path} must look like {{"t1w": {{"acquisition": "mprage"}}}}.'
         )
-    special = {None: Query.NONE, "*": Query.ANY}
+    return {"t1w": {k: "Query.NONE" if v is None else v for k, v in content["t1w"].items()}}
+
+
+def _query_values(entities):
+    """pybids' own values for "absent" and "any", which neither JSON nor TOML can hold."""
+    from bids.layout import Query
+
+    special = {"Query.NONE": Query.NONE, "Query.ANY": Query.ANY, "*": Query.ANY}
     return {
-        "t1w": {
-            name: value if isinstance(value, list) else special.get(value, value)
-            for name, value in content.get("t1w", {}).items()
-        }
+        name: value if isinstance(value, list) else special.get(value, value)
+        for name, value in entities.items()
     }

@@ -13,13 +13,15 @@ VERBOSITY_VARIABLE = "BH_VERBOSITY"
 _QUIET = ("inputnode", "outputnode")
 
 
-def run_workflow(workflow, settings):
+def run_workflow(workflow, settings, names):
     """Run a workflow to its end.
 
     Parameters
     ----------
     workflow : nipype.pipeline.engine.Workflow
     settings : bh_bids.settings.Settings
+    names : dict
+        See :class:`Progress`.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def run_workflow(workflow, settings):
     start_forkserver()
     if settings.write_graph:
         workflow.write_graph(graph2use="colored", format="svg", simple_form=True)
-    plugin, arguments = choose_plugin(settings)
+    plugin, arguments = choose_plugin(settings, Progress(names))
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)
     except RuntimeError:
@@ -82,12 +84,13 @@ def start_forkserver():
     multiprocessing.set_forkserver_preload(["bh_bids.engine_worker"])
 
 
-def choose_plugin(settings):
+def choose_plugin(settings, progress):
     """nipype plugin and its arguments.
 
     Parameters
     ----------
     settings : bh_bids.settings.Settings
+    progress : Progress
 
     Returns
     -------
@@ -98,7 +101,6 @@ def choose_plugin(settings):
     ------
     InputError
     """
-    progress = Progress()
     if settings.use_plugin:
         import yaml
 
@@ -132,10 +134,19 @@ class Progress:
     """Tells when a step of a scan ends, and how long it took.
 
     Lines on standard output: the scan, the step, seconds. Steps that only move data are not told.
+
+    Parameters
+    ----------
+    names : dict
+        Name of a scan's workflow to what the scan is to be called.
+    stream : file, optional
+        Standard output by default.
     """
 
-    def __init__(self, stream=None):
+    def __init__(self, names, stream=None):
+        self.names = names
         self.stream = stream or sys.stdout
+        self.width = max((len(name) for name in names.values()), default=0)
         self.started = {}
 
     def __call__(self, node, status):
@@ -154,10 +165,7 @@ class Progress:
             self.started[node.fullname] = time.monotonic()
             return
         seconds = time.monotonic() - self.started.get(node.fullname, time.monotonic())
-        scan = next((p for p in parts[1:] if p.endswith("_wf")), parts[0])
-        if len(parts) > 3:
-            scan = parts[2]
-        name = scan.removesuffix("_wf")
+        scan = next((self.names[part] for part in parts if part in self.names), parts[0])
         end = "FAILED" if status == "exception" else "done"
-        print(f"{name:<24} {step.replace('_', ' '):<20} {end} {seconds:6.1f} s",
-              file=self.stream, flush=True)  # fmt: skip
+        line = f"{scan:<{self.width}}  {step.replace('_', ' '):<18} {end:<6} {seconds:6.1f} s"
+        print(line, file=self.stream, flush=True)

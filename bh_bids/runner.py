@@ -217,14 +217,15 @@ def _execute(plan):
     failed = False
     if plan.todo:
         make_writable(settings.work_dir)
-        from bh_bids.workflows.base import init_bh_bids_wf
+        from bh_bids.workflows.base import init_bh_bids_wf, scan_wf_name
 
         workflow = init_bh_bids_wf(
             settings=settings, scans=plan.todo, model=plan.model, keys=plan.keys
         )
         if not list(workflow._get_all_nodes()):
             return EX_SOFTWARE
-        failed = not run_workflow(workflow, settings)
+        names = {scan_wf_name(scan): scan.key for scan in plan.todo}
+        failed = not run_workflow(workflow, settings, names)
     code = write_reports(plan)
     return EX_FAILED if failed else code
 

@@ -136,7 +136,7 @@ def init_scan_wf(scan, settings, model, key):
     from .outputs import init_figures_wf, init_outputs_wf
 
     common = dict(scan=scan, settings=settings, model=model)
-    workflow = pe.Workflow(name=f"{_name(scan.key)}_wf")
+    workflow = pe.Workflow(name=scan_wf_name(scan))
     anatomical = init_anatomical_wf(**common)
     outputs = init_outputs_wf(**common, key=key)
     figures = init_figures_wf(**common)
@@ -159,6 +159,20 @@ def init_scan_wf(scan, settings, model, key):
     wire(harmonization, outputs, "harmonized", "native", "result", "metrics", "trace")
     wire(harmonization, figures, "harmonized", "result")
     return workflow
+
+
+def scan_wf_name(scan):
+    """Name of a scan's workflow.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+
+    Returns
+    -------
+    str
+    """
+    return f"{_name(scan.key)}_scan_wf"
 
 
 def _name(label):
