@@ -77,10 +77,12 @@ METHODS = {
 def held_out(model, derivatives, asked):
     """(label, image, mask) of the scans to test on, none of them trained on."""
     trained = {str(p).removeprefix("sub-") for p in model.metadata.get("TrainingParticipants", [])}
-    labels = asked or [
-        *model.metadata.get("ValidationParticipants", []),
-        *model.metadata.get("TestParticipants", []),
-    ]
+    # Those kept for tests took no part at all; those of the validation chose the weights.
+    labels = (
+        asked
+        or model.metadata.get("ExcludedParticipants")
+        or model.metadata.get("ValidationParticipants", [])
+    )
     labels = sorted({str(p).removeprefix("sub-") for p in labels})
     for label in set(labels) & trained:
         print(f"Note: sub-{label} is one of the model's training participants.")
