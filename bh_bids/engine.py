@@ -1,5 +1,6 @@
 """Running a nipype workflow: plugin, resources, and progress in plain lines."""
 
+import gc
 import logging
 import os
 import sys
@@ -50,6 +51,9 @@ def run_workflow(workflow, settings, names):
     if settings.write_graph:
         workflow.write_graph(graph2use="colored", format="svg", simple_form=True)
     plugin, arguments = choose_plugin(settings, Progress(names))
+    # nipype collects garbage at every look at its queue: what the imports left is no garbage, and
+    # going through it again and again took a third of a core.
+    gc.freeze()
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)
     except RuntimeError:

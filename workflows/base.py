@@ -36,7 +36,7 @@ def init_bh_bids_wf(*, settings, scans, model, keys):
         "stop_on_first_crash": settings.stop_on_first_crash,
         "hash_method": "content",
         "remove_unnecessary_outputs": False,
-        "poll_sleep_duration": 0.2,
+        "poll_sleep_duration": 0.5,
     }
     workflow.config["execution"] = execution
     for participant in sorted({scan.participant for scan in scans}):
