@@ -12,6 +12,8 @@ from .errors import InputError
 VERBOSITY_VARIABLE = "BH_VERBOSITY"
 """Tells worker processes how much the run should say."""
 _QUIET = ("inputnode", "outputnode")
+_LONG = ("brain_mask", "harmonize")
+"""Steps of a minute or more: their beginning is told too."""
 
 
 def run_workflow(workflow, settings, names):
@@ -165,11 +167,16 @@ class Progress:
         step = parts[-1]
         if step in _QUIET or step.startswith(("ds_", "sidecar_")):
             return
+        scan = next((self.names[part] for part in parts if part in self.names), parts[0])
         if status == "start":
             self.started[node.fullname] = time.monotonic()
+            if step in _LONG:
+                self._tell(scan, step, "begins")
             return
         seconds = time.monotonic() - self.started.get(node.fullname, time.monotonic())
-        scan = next((self.names[part] for part in parts if part in self.names), parts[0])
         end = "FAILED" if status == "exception" else "done"
-        line = f"{scan:<{self.width}}  {step.replace('_', ' '):<18} {end:<6} {seconds:6.1f} s"
+        self._tell(scan, step, f"{end:<6} {seconds:6.1f} s")
+
+    def _tell(self, scan, step, what):
+        line = f"{scan:<{self.width}}  {step.replace('_', ' '):<18} {what}"
         print(line, file=self.stream, flush=True)
