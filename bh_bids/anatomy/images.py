@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ MAX_VOXELS = 1024**3
 """A larger header is refused before anything is allocated."""
 MAX_SHEAR = 1e-3
 """Largest cosine between two voxel axes: ITK's images cannot hold a sheared grid."""
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError,
+               nib.spatialimages.HeaderDataError)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,10 @@ def load_t1w(path):
     warnings = check_header(image, path)
     try:
         data = np.asanyarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, gzip.BadGzipFile, nib.filebasedimages.ImageFileError):
+        _check_gzip(path)
+    except _UNREADABLE:
         raise InputError(
-            f"{path} is truncated or damaged: its data end before its header says. "
+            f"{path} is truncated or damaged: its data cannot be read to their end. "
             "Copy or convert the file again."
         ) from None
     data = data.reshape(data.shape[:3])
@@ -101,13 +105,15 @@ def open_nifti(path):
     if not path.exists():
         hint = " It is a dangling link: fetch its content first (datalad get, git annex get)."
         raise InputError(f"{path} does not exist." + (hint if path.is_symlink() else ""))
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, where a NIfTI file was expected.")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read: its permissions forbid it.")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes). Copy or convert the file again.")
     try:
         image = nib.load(path)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+    except _UNREADABLE:
         image = None
     # NIfTI-2's class derives from NIfTI-1's; Analyze and MGH files do not.
     if not isinstance(image, nib.Nifti1Image):
@@ -116,6 +122,14 @@ def open_nifti(path):
             "Convert the scan again."
         )
     return image
+
+
+def _check_gzip(path):
+    """Read a compressed file to its checksum, which nibabel never reaches."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            while stream.read(1 << 22):
+                pass
 
 
 def check_header(image, path):
