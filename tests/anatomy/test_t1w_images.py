@@ -1,0 +1,467 @@
+"""Reading T1w images: what must be refused in one sentence, and what must be carried exactly."""
+
+import gzip
+import itertools
+import os
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bh_bids.anatomy.images import load_mask, load_t1w, read_ras, save_nifti, save_on_grid_of
+from bh_bids.errors import InputError
+
+SHAPE = (20, 24, 18)
+AFFINE = np.array([[2.0, 0, 0, -19], [0, 2, 0, -25], [0, 0, 2.5, -20], [0, 0, 0, 1]])
+
+
+def texture(shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).integers(1, 1000, shape).astype(np.float32)
+
+
+def write(path, data=None, affine=AFFINE, codes=(1, 1), cls=nib.Nifti1Image):
+    image = cls(texture() if data is None else data, affine)
+    image.set_qform(affine if codes[0] else None, codes[0])
+    image.set_sform(affine if codes[1] else None, codes[1])
+    nib.save(image, path)
+    return path
+
+
+def patched(path, **fields):
+    """Write a good file, then overwrite raw header fields (offset, format, values)."""
+    write(path)
+    content = bytearray(path.read_bytes())
+    for offset, form, values in fields.values():
+        struct.pack_into("<" + form, content, offset, *values)
+    path.write_bytes(bytes(content))
+    return path
+
+
+def missing(path):
+    return path
+
+
+def dangling(path):
+    path.symlink_to(path.with_name("never-fetched"))
+    return path
+
+
+def folder(path):
+    path.mkdir()
+    return path
+
+
+def empty(path):
+    path.touch()
+    return path
+
+
+def empty_gzip(path):
+    path = path.with_suffix(".nii.gz")
+    path.write_bytes(gzip.compress(b""))
+    return path
+
+
+def truncated_gzip(path):
+    path = write(path.with_suffix(".nii.gz"))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def gzip_cut_in_header(path):
+    path = write(path.with_suffix(".nii.gz"))
+    path.write_bytes(path.read_bytes()[:60])
+    return path
+
+
+def damaged_gzip(path):
+    path = write(path.with_suffix(".nii.gz"))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    path.write_bytes(bytes(content))
+    return path
+
+
+def wrong_checksum(path):
+    """Other intensities than were written; the stream can still be unpacked."""
+    content = bytearray(gzip.compress(write(path).read_bytes(), compresslevel=0))
+    content[len(content) // 2] ^= 255
+    path = path.with_suffix(".nii.gz")
+    path.write_bytes(bytes(content))
+    return path
+
+
+def truncated(path):
+    write(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    return path
+
+
+def header_cut(path):
+    write(path)
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+def text(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\n" * 20)
+    return path
+
+
+def not_gzip(path):
+    path = path.with_suffix(".nii.gz")
+    path.write_bytes(b"this was never compressed" * 40)
+    return path
+
+
+def other_format(path):
+    path = path.with_suffix(".mgz")
+    nib.save(nib.MGHImage(texture(), AFFINE), path)
+    return path
+
+
+def four_d(path):
+    return write(path, texture((*SHAPE, 3)))
+
+
+def five_d(path):
+    return write(path, texture((*SHAPE, 1, 3)))
+
+
+def two_d(path):
+    return write(path, texture((64, 64)))
+
+
+def three_slices(path):
+    return write(path, texture((64, 64, 3)))
+
+
+def one_voxel_axis(path):
+    return write(path, texture((64, 64, 1)))
+
+
+def zeros(path):
+    return write(path, np.zeros(SHAPE, np.float32))
+
+
+def constant(path):
+    return write(path, np.full(SHAPE, 7, np.int16))
+
+
+def nan(path):
+    data = texture()
+    data[3, 4, 5] = np.nan
+    return write(path, data)
+
+
+def infinite(path):
+    data = texture()
+    data[3, 4, 5] = np.inf
+    return write(path, data)
+
+
+def no_codes(path):
+    return write(path, codes=(0, 0))
+
+
+def zero_column(path):
+    """An sform whose first axis has no length."""
+    row = (0.0, 0.0, 0.0, -19.0)
+    return patched(path, srow_x=(280, "4f", row))
+
+
+def nan_affine(path):
+    return patched(path, srow_x=(280, "4f", (float("nan"),) * 4))
+
+
+def flat_affine(path):
+    """Two voxel axes point the same way."""
+    affine = AFFINE.copy()
+    affine[:3, 1] = affine[:3, 0] * 1.001
+    return write(path, affine=affine, codes=(0, 1))
+
+
+def sheared(path):
+    affine = AFFINE.copy()
+    affine[0, 1] = 0.4
+    return write(path, affine=affine, codes=(0, 1))
+
+
+def metres(path):
+    return write(path, affine=np.diag([0.001, 0.001, 0.001, 1]))
+
+
+def micrometres(path):
+    return write(path, affine=np.diag([1000.0, 1000, 1000, 1]))
+
+
+def huge(path):
+    """30000 voxels along each axis: 100 TB if anyone believed it."""
+    return patched(path, dim=(40, "8h", (3, 30000, 30000, 30000, 1, 1, 1, 1)))
+
+
+def negative_dim(path):
+    return patched(path, dim=(40, "8h", (3, -20, 24, 18, 1, 1, 1, 1)))
+
+
+def too_many_dims(path):
+    return patched(path, dim=(40, "8h", (99, 20, 24, 18, 1, 1, 1, 1)))
+
+
+def unknown_type(path):
+    return patched(path, datatype=(70, "2h", (1234, 32)))
+
+
+def rgb(path):
+    data = np.zeros(SHAPE, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    return write(path, data)
+
+
+def complex_numbers(path):
+    return write(path, (texture() * (1 + 2j)).astype(np.complex64))
+
+
+BAD = [
+    (missing, "does not exist"),
+    (dangling, "dangling link"),
+    (folder, "folder"),
+    (empty, "empty"),
+    (empty_gzip, "header"),
+    (truncated_gzip, "truncated or damaged"),
+    (gzip_cut_in_header, "header"),
+    (damaged_gzip, "truncated or damaged"),
+    (wrong_checksum, "truncated or damaged"),
+    (truncated, "truncated or damaged"),
+    (header_cut, "header"),
+    (text, "not a readable NIfTI"),
+    (not_gzip, "not a readable NIfTI"),
+    (other_format, "not a readable NIfTI"),
+    (four_d, "3-D"),
+    (five_d, "3-D"),
+    (two_d, "three axes"),
+    (three_slices, "three axes"),
+    (one_voxel_axis, "three axes"),
+    (zeros, "all its voxels are 0"),
+    (constant, "value 7"),
+    (nan, "1 NaN"),
+    (infinite, "1 NaN or infinite"),
+    (no_codes, "codes are 0"),
+    (zero_column, "degenerate"),
+    (nan_affine, "degenerate"),
+    (flat_affine, "degenerate"),
+    (sheared, "sheared"),
+    (metres, "mm"),
+    (micrometres, "mm"),
+    (huge, "header is damaged"),
+    (negative_dim, ""),
+    (too_many_dims, ""),
+    (unknown_type, ""),
+    (rgb, "real number"),
+    (complex_numbers, "real number"),
+]
+
+
+@pytest.mark.parametrize(("make", "said"), BAD, ids=[make.__name__ for make, _ in BAD])
+def test_bad_input_is_refused_in_one_sentence_that_names_the_file(make, said, tmp_path):
+    path = make(tmp_path / "sub-01_T1w.nii")
+    with pytest.raises(InputError) as refusal:
+        load_t1w(path)
+    sentence = str(refusal.value)
+    assert str(path) in sentence
+    assert said in sentence
+    assert sentence.rstrip().endswith(".")
+    assert "Traceback" not in sentence
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every file")
+def test_file_without_permission_is_refused(tmp_path):
+    path = write(tmp_path / "a.nii")
+    path.chmod(0)
+    with pytest.raises(InputError, match="permissions"):
+        load_t1w(path)
+
+
+def test_trailing_axes_of_one_volume_are_dropped(tmp_path):
+    data = texture()
+    plain = load_t1w(write(tmp_path / "a.nii", data))
+    for n, shape in enumerate([(*SHAPE, 1), (*SHAPE, 1, 1)]):
+        image = load_t1w(write(tmp_path / f"b{n}.nii.gz", data.reshape(shape)))
+        assert image.volume.shape == SHAPE
+        np.testing.assert_array_equal(image.volume, plain.volume)
+
+
+@pytest.mark.parametrize("cls", [nib.Nifti1Image, nib.Nifti2Image])
+def test_slope_and_intercept_are_honoured(cls, tmp_path):
+    stored = np.random.default_rng(1).integers(0, 4000, SHAPE).astype(np.int16)
+    image = cls(stored, AFFINE)
+    image.set_sform(AFFINE, 1)
+    image.header.set_slope_inter(0.5, -3)
+    nib.save(image, tmp_path / "a.nii.gz")
+    # nibabel takes a freshly made image's data as scaled already: put the raw numbers in place.
+    raw = bytearray(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
+    start = int(nib.load(tmp_path / "a.nii.gz").dataobj.offset)
+    raw[start:] = stored.tobytes(order="F")
+    offset, form = (112, "<2f") if cls is nib.Nifti1Image else (176, "<2d")
+    struct.pack_into(form, raw, offset, 0.5, -3)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(raw)))
+    volume = load_t1w(tmp_path / "a.nii.gz").volume
+    assert volume.dtype == np.float32
+    np.testing.assert_array_equal(volume, stored.astype(np.float32) * 0.5 - 3)
+
+
+def test_differing_qform_and_sform_are_told_and_the_sform_used(tmp_path):
+    image = nib.Nifti1Image(texture(), AFFINE)
+    moved = AFFINE.copy()
+    moved[0, 3] += 5
+    image.set_sform(AFFINE, 1)
+    image.set_qform(moved, 1)
+    nib.save(image, tmp_path / "a.nii")
+    found = load_t1w(tmp_path / "a.nii")
+    np.testing.assert_allclose(found.affine, AFFINE)
+    assert len(found.warnings) == 1 and "5.00" in found.warnings[0]
+
+
+def test_only_a_qform_is_enough(tmp_path):
+    image = load_t1w(write(tmp_path / "a.nii", codes=(1, 0)))
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
+    assert image.warnings == ()
+
+
+ORIENTATIONS = [
+    "".join(axes)
+    for order in itertools.permutations(["LR", "PA", "IS"])
+    for axes in itertools.product(*order)
+]
+
+
+def in_orientation(volume, affine, codes):
+    """The same image with its axes stored in another order, by nibabel."""
+    start = nib.io_orientation(affine)
+    wanted = nib.orientations.axcodes2ornt(codes)
+    change = nib.orientations.ornt_transform(start, wanted)
+    return nib.Nifti1Image(volume, affine).as_reoriented(change)
+
+
+def marked_head():
+    """A marker left, one in front, one on top, at places known in mm."""
+    volume = np.ones(SHAPE, np.float32)
+    places = {"left": (-15, 5, 0), "front": (3, 21, 0), "top": (3, 5, 20)}
+    for value, place in enumerate(places.values(), start=100):
+        index = np.linalg.inv(AFFINE) @ [*place, 1]
+        volume[tuple(np.rint(index[:3]).astype(int))] = value
+    return volume
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_every_axis_order_comes_to_ras_with_its_hemisphere(codes, tmp_path):
+    head = marked_head()
+    stored = in_orientation(head, AFFINE, codes)
+    stored.set_sform(stored.affine, 1)
+    nib.save(stored, tmp_path / "a.nii")
+    image = load_t1w(tmp_path / "a.nii")
+    np.testing.assert_array_equal(image.volume, head)
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    left = np.argwhere(image.volume == 100)[0]
+    assert (image.affine @ [*left, 1])[0] < 0
+    assert image.volume.flags.c_contiguous
+
+
+def oblique(codes, angle=0.2):
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
+    affine = AFFINE.copy()
+    affine[:3, :3] = turn @ AFFINE[:3, :3]
+    return in_orientation(marked_head(), affine, codes)
+
+
+@pytest.mark.parametrize("cls", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "PSR", "AIL", "LPI", "SRA"])
+def test_result_lies_bit_for_bit_on_the_grid_of_the_scan(codes, cls, tmp_path):
+    stored = oblique(codes)
+    reference = cls(np.asarray(stored.dataobj, dtype=np.int16), stored.affine)
+    reference.set_sform(stored.affine, 1)
+    reference.set_qform(stored.affine, 2)
+    reference.header.set_xyzt_units("mm", "sec")
+    reference.header.set_slope_inter(2.0, 1.0)
+    reference.header["descrip"] = b"a patient's name"
+    reference.header["cal_max"] = 900
+    nib.save(reference, tmp_path / "a.nii.gz")
+    volume = load_t1w(tmp_path / "a.nii.gz").volume
+    save_on_grid_of(volume, tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
+    before, after = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
+    assert type(after) is type(before)
+    assert after.shape == before.shape
+    assert after.affine.tobytes() == before.affine.tobytes()
+    kept = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+            "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+            "xyzt_units")  # fmt: skip
+    for name in kept:
+        assert after.header[name].tobytes() == before.header[name].tobytes(), name
+    assert after.get_data_dtype() == np.float32
+    assert after.dataobj.slope == 1 and after.dataobj.inter == 0
+    assert after.header["descrip"].item() == b"" and after.header["cal_max"] == 0
+    np.testing.assert_array_equal(after.get_fdata(), before.get_fdata())
+
+
+def test_result_of_a_scan_with_a_trailing_axis_is_three_dimensional(tmp_path):
+    write(tmp_path / "a.nii", texture((*SHAPE, 1)))
+    volume = load_t1w(tmp_path / "a.nii").volume
+    save_on_grid_of(volume, tmp_path / "a.nii", tmp_path / "b.nii.gz")
+    after = nib.load(tmp_path / "b.nii.gz")
+    assert after.shape == SHAPE
+    np.testing.assert_array_equal(after.get_fdata(), volume)
+
+
+def test_written_image_says_mm_and_its_space(tmp_path):
+    data = texture() / 7
+    save_nifti(data, AFFINE, tmp_path / "a.nii.gz", code=4)
+    image = nib.load(tmp_path / "a.nii.gz")
+    assert image.header.get_xyzt_units()[0] == "mm"
+    assert (image.header["qform_code"], image.header["sform_code"]) == (4, 4)
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), data)
+    volume, affine = read_ras(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(volume, data)
+    np.testing.assert_allclose(affine, AFFINE, atol=1e-6)
+
+
+def test_integers_are_rounded_not_scaled(tmp_path):
+    save_nifti(texture() + 0.6, AFFINE, tmp_path / "a.nii", np.int16)
+    stored = nib.load(tmp_path / "a.nii")
+    assert stored.dataobj.slope == 1
+    np.testing.assert_array_equal(stored.dataobj, texture() + 1)
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path):
+    save_nifti(texture(), AFFINE, tmp_path / "a.nii.gz")
+    save_nifti(texture(), AFFINE, tmp_path / "b.nii.gz")
+    # The gzip header holds the file's name; everything else is the same.
+    first, second = (gzip.decompress((tmp_path / n).read_bytes()) for n in ("a.nii.gz", "b.nii.gz"))
+    assert first == second
+
+
+def test_mask_in_another_axis_order_is_taken(tmp_path):
+    head = marked_head()
+    stored = in_orientation((head > 1).astype(np.uint8), AFFINE, "PIL")
+    stored.set_sform(stored.affine, 1)
+    nib.save(stored, tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(load_mask(tmp_path / "mask.nii.gz", SHAPE, AFFINE), head > 1)
+
+
+@pytest.mark.parametrize("wrong", ["shape", "affine", "empty"])
+def test_mask_that_does_not_fit_is_refused(wrong, tmp_path):
+    data, affine = (marked_head() > 1).astype(np.uint8), AFFINE.copy()
+    if wrong == "shape":
+        data = data[:-1]
+    elif wrong == "affine":
+        affine[0, 3] += 3
+    else:
+        data[:] = 0
+    write(tmp_path / "mask.nii", data, affine)
+    with pytest.raises(InputError, match="mask"):
+        load_mask(tmp_path / "mask.nii", SHAPE, AFFINE)
