@@ -43,7 +43,7 @@ _FIGURE_TEXTS = {
     ),
     "registration": (
         "Registration to the model's space",
-        "The participant and the model's mean target image. The red line is the brain mask: both "
+        "The participant and the template it was registered to. The red line is the brain mask: both "
         "brains should fill it, and ventricles should lie in the same place.",
         ("Participant", "Template"),
     ),
