@@ -1,0 +1,142 @@
+"""The documentation names what the programs have, and nothing they have not."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bh_bids.cli import model as model_cli
+from bh_bids.cli import parser as app
+from bh_bids.cli import simulate as simulate_cli
+from bh_bids.derivatives import harmonization_block
+from bh_bids.evaluation.participant import METRICS, TRACE
+from bh_bids.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = sorted((ROOT / "docs" / "slurm").glob("*.sbatch"))
+OPTION = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
+
+
+def read(page):
+    return (ROOT / "docs" / page).read_text(encoding="utf-8")
+
+
+def documented(page, heading):
+    """Options in the first column of the tables below a heading of second order."""
+    section = re.split(r"^## ", read(page), flags=re.M)
+    text = next(part for part in section if part.startswith(heading))
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return {option for row in rows for option in OPTION.findall(row)}
+
+
+def options_of(parser):
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def options_in_help(arguments, capsys):
+    """Options as the program itself lists them."""
+    with pytest.raises(SystemExit) as stopped:
+        model_cli.main([*arguments, "--help"])
+    assert stopped.value.code == 0
+    listed = capsys.readouterr().out.partition("\noptions:")[2].partition("\nexamples:")[0]
+    lines = [line for line in listed.splitlines() if re.match(r" {2}-", line)]
+    return {option for line in lines for option in OPTION.findall(line.partition("   ")[0])}
+
+
+def test_every_option_of_bh_bids_is_documented_and_none_is_invented():
+    assert documented("usage.md", "Options of bh-bids") == options_of(app.build_parser())
+
+
+def test_every_option_of_bh_simulate_is_documented_and_none_is_invented():
+    given = options_of(simulate_cli.build_parser()) - {"-h", "--help"}
+    assert documented("usage.md", "Simulated data") == given
+
+
+def test_every_option_of_bh_model_train_is_documented_and_none_is_invented(capsys):
+    given = options_in_help(["train"], capsys) - {"-h", "--help"}
+    assert "--learning-rate" in given
+    assert documented("models.md", "Options of bh-model train") == given
+
+
+def test_choices_of_bh_bids_are_documented():
+    text = read("usage.md")
+    for action in app.build_parser()._actions:
+        for choice in action.choices or ():
+            assert choice in text
+
+
+def commands(program):
+    """Commands of a program in the pages' blocks of code, with where they stand."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```shell\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith(f"{program} ") and "{" not in line:
+                    found.append(pytest.param(line, id=f"{page.name}: {line[:60]}"))
+    return found
+
+
+@pytest.mark.parametrize("command", commands("bh-bids"))
+def test_commands_of_bh_bids_in_the_pages_are_valid(command):
+    app.build_parser().parse_args(shlex.split(command, comments=True)[1:])
+
+
+@pytest.mark.parametrize("command", commands("bh-simulate"))
+def test_commands_of_bh_simulate_in_the_pages_are_valid(command):
+    simulate_cli.build_parser().parse_args(shlex.split(command, comments=True)[1:])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_arguments_in_slurm_scripts_are_valid(script):
+    text = (
+        script.read_text(encoding="utf-8").replace("\\\n", " ").replace("$SLURM_CPUS_PER_TASK", "2")
+    )
+    arguments = shlex.split(text[text.index("exec apptainer") :])
+    arguments = arguments[arguments.index("$BH_IMAGE") + 1 :]
+    assert app.build_parser().parse_args(arguments).output_dir == Path("/out")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_between_pages_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_column_of_the_tables_is_documented():
+    text = read("outputs.md")
+    for column in [*METRICS, *TRACE]:
+        assert f"`{column}`" in text
+
+
+def test_every_field_of_the_harmonization_block_is_documented():
+    model = {"Name": "m", "WeightsSHA256": "0", "Config": {"space": "S"}}
+    result = dict.fromkeys(
+        ("method", "parameters", "device", "seed", "converged", "iterations", "source_scale",
+         "target_scale")
+    )  # fmt: skip
+    settings = Settings(Path("bids"), Path("out"))
+    extraction = {"Method": "none", "Volume_ml": 1.0, "Warnings": []}
+    block = harmonization_block(settings, model, {**result, "guards": []}, extraction, "0")
+    text = read("outputs.md")
+    for field in [*block, *block["IntensityScale"], *block["BrainExtraction"]]:
+        assert f"`{field}`" in text
+
+
+def test_default_parameters_of_the_method_are_documented():
+    from dataclasses import asdict
+
+    from bh_bids.harmonization.paper import PaperParameters
+
+    text = read("method.md")
+    for name, value in asdict(PaperParameters()).items():
+        shown = re.search(rf"^\| `{name}` \| `?([\w.]+)`? \|", text, re.M).group(1)
+        assert shown == value if isinstance(value, str) else float(shown) == value
+
+
+def test_pages_hold_no_paths_of_a_developers_computer():
+    for page in [*PAGES, *SCRIPTS]:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"/(?:home|root|work)/\w|/tmp/bh", text), page
