@@ -97,8 +97,12 @@ def _refine(head, template, grid):
     moving = to_ants(np.clip(volume, 0, 1.2) / 1.2, grid)
     with deterministic(0), tempfile.TemporaryDirectory() as folder:
         fit = ants.registration(
-            fixed, moving, type_of_transform="SyNOnly", initial_transform="identity",
-            reg_iterations=(40, 20, 0), outprefix=f"{folder}/",
+            fixed,
+            moving,
+            type_of_transform="SyNOnly",
+            initial_transform="identity",
+            reg_iterations=(40, 20, 0),
+            outprefix=f"{folder}/",
         )
         print("refined one head", flush=True)
         return tuple(
