@@ -17,7 +17,9 @@ from .bias import n4_bias_field
 from .resampling import content_box, downsample, resample, voxel_sizes
 from .templates import find_head_template
 
-WORKING_SPACING = 2.0
+WORKING_SPACING = 2.5
+"""mm; 2 mm costs twice the time for a Dice coefficient better by 0.001 to 0.003."""
+SLOPPY_SPACING = 3.5
 BRAIN_VOLUME_ML = (600.0, 2500.0)
 """Plausible volumes of what a skull-stripped T1w shows, in ml."""
 MIN_BACKGROUND = 0.4
@@ -50,7 +52,7 @@ def is_skull_stripped(volume, affine):
         return False
     faces = [largest[0], largest[-1], largest[:, 0], largest[:, -1]]
     faces += [largest[:, :, 0], largest[:, :, -1]]
-    return sum(face.mean() > 0.01 for face in faces) <= 1
+    return bool(sum(face.mean() > 0.01 for face in faces) <= 1)
 
 
 def foreground(volume):
@@ -148,11 +150,12 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
     -------
     numpy.ndarray of bool, shape (x, y, z)
     """
-    small, grid = downsample(volume, affine, WORKING_SPACING)
+    spacing = SLOPPY_SPACING if sloppy else WORKING_SPACING
+    small, grid = downsample(volume, affine, spacing)
     # Beyond the head's brightest fat, intensities carry no anatomy but pull the metric.
     small = np.clip(small, 0, np.percentile(small[small > small.mean()], 98))
     inside = ndimage.binary_fill_holes(small > 0.5 * small.mean())
-    small = small / n4_bias_field(small, grid, inside)
+    small = small / n4_bias_field(small, grid, inside, iterations=(20, 20))
     fixed, moving = to_ants(small, grid), to_ants(head.volume, head.affine)
     with deterministic(seed), tempfile.TemporaryDirectory() as folder:
         fit = ants.registration(
