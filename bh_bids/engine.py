@@ -173,7 +173,10 @@ class Progress:
             if step in _LONG:
                 self._tell(scan, step, "begins")
             return
-        seconds = time.monotonic() - self.started.get(node.fullname, time.monotonic())
+        # nipype reports the end of steps, too, that it left out because one before them failed.
+        if node.fullname not in self.started:
+            return
+        seconds = time.monotonic() - self.started.pop(node.fullname)
         end = "FAILED" if status == "exception" else "done"
         self._tell(scan, step, f"{end:<6} {seconds:6.1f} s")
 
