@@ -55,6 +55,9 @@ def file_sha256(path):
 def provenance_key(scan, settings, model):
     """What a scan's results depend on, as one hash: equal keys mean equal results.
 
+    Threads are left out: they change the last bits alone, and a run that goes on on a computer with
+    more cores must not do all again.
+
     Parameters
     ----------
     scan : bh_bids.dataset.Scan
@@ -80,7 +83,6 @@ def provenance_key(scan, settings, model):
         "anat_only": settings.anat_only,
         "seed": settings.random_seed,
         "sloppy": settings.sloppy,
-        "threads": settings.omp_nthreads,
         "software": software_versions(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -283,7 +285,7 @@ def harmonization_block(settings, model, result, extraction, input_sha256):
 
 
 def command_line(settings):
-    """A command that makes the results again.
+    """A command that makes the results again, given the same masks and filters if any.
 
     Parameters
     ----------
@@ -298,6 +300,9 @@ def command_line(settings):
     words += ["--skull-strip-t1w", settings.skull_strip_t1w]
     if settings.template:
         words += ["--template", settings.template]
+    words += ["--output-spaces", *settings.output_spaces, "--device", settings.device]
+    if settings.derivatives:
+        words += ["--derivatives", *(f"{name}=PATH" for name in settings.derivatives)]
     words += ["--random-seed", str(settings.random_seed)]
     words += ["--omp-nthreads", str(settings.omp_nthreads)]
     if settings.sloppy:

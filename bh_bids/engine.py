@@ -51,7 +51,10 @@ def run_workflow(workflow, settings, names):
     quieten_nipype()
     start_forkserver()
     if settings.write_graph:
-        workflow.write_graph(graph2use="colored", format="svg", simple_form=True)
+        try:
+            workflow.write_graph(graph2use="colored", format="svg", simple_form=True)
+        except OSError:
+            raise InputError("--write-graph needs Graphviz's program dot: install it.") from None
     plugin, arguments = choose_plugin(settings, Progress(names))
     # nipype collects garbage at every look at its queue: what the imports left is no garbage, and
     # going through it again and again took a third of a core.

@@ -57,13 +57,13 @@ def run(settings, action=None):
     BHError
         If nothing can be started.
     """
-    check_folders(settings)
-    if not settings.skip_bids_validation:
-        check_dataset(settings.bids_dir)
     if settings.analysis_level == "group":
         from .group import collect_metrics
 
         return collect_metrics(settings)
+    check_folders(settings)
+    if not settings.skip_bids_validation:
+        check_dataset(settings.bids_dir)
     plan = make_plan(settings)
     if action == "dry_run":
         return _tell_plan(plan)
@@ -178,9 +178,11 @@ def _key(scan, settings, model):
 
 def _tell_plan(plan):
     done = len(plan.scans) - len(plan.todo)
-    print(f"Would harmonize {len(plan.todo)} of {len(plan.scans)} T1w scans ({done} are done)")
-    print(f"  towards {plan.model['Name']} by the method {plan.settings.method}, "
-          f"on {plan.settings.device}")  # fmt: skip
+    verb = "preprocess" if plan.settings.anat_only else "harmonize"
+    print(f"Would {verb} {len(plan.todo)} of {len(plan.scans)} T1w scans ({done} are done)")
+    if not plan.settings.anat_only:
+        where = f"by {plan.settings.method}, on {plan.settings.device}"
+        print(f"  towards {plan.model['Name']} {where}")
     for scan in plan.todo:
         print(f"  {scan.path.relative_to(plan.settings.bids_dir)}")
     return EX_OK

@@ -52,8 +52,8 @@ class PaperParameters:
         image, though not of the trace.
     tolerance : float
         Converged when one iteration changes the image by less than this share of its contrast,
-        root mean square in the brain, and the objective by less than this share of itself.
-        0 never stops early.
+        root mean square in the brain, and the objective, whose scale is that of ``1 - NCC``, by
+        less than this. 0 never stops early.
     batch_slices : int
         Slices that go through the flow at once: bounds the memory.
 
@@ -211,7 +211,7 @@ class _Run:
         moved = float((x - self.previous).double().norm())
         before, now = (r["objective"] for r in self.trace[-2:])
         contrast = self.correlation(x)[1] ** 0.5
-        return moved <= tolerance * contrast and abs(now - before) <= tolerance * abs(now)
+        return moved <= tolerance * contrast and abs(now - before) <= tolerance
 
     def guards(self):
         """Sentences on slices the flow could not pass."""

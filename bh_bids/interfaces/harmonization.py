@@ -21,7 +21,7 @@ class _HarmonizeInputSpec(BaseInterfaceInputSpec):
     device = traits.Str("auto", usedefault=True)
     seed = traits.Int(0, usedefault=True)
     parameters = traits.Dict(desc="of the method; its defaults without")
-    num_threads = traits.Int(1, usedefault=True, desc="threads change the last bits")
+    num_threads = traits.Int(1, usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="takes a GPU slot")
 
 

@@ -43,8 +43,8 @@ _FIGURE_TEXTS = {
     ),
     "registration": (
         "Registration to the model's space",
-        "The participant and the template it was registered to. The red line is the brain mask: both "
-        "brains should fill it, and ventricles should lie in the same place.",
+        "The participant and the template it was registered to. The red line is the brain mask: "
+        "both brains should fill it, and ventricles should lie in the same place.",
         ("Participant", "Template"),
     ),
     "brain": (
@@ -61,7 +61,7 @@ _OTHER_METRICS = {
     "brain_volume_ml": ("Brain volume (ml)", "adults: about 1000 to 1700"),
 }
 _PAIRED_METRICS = {
-    "latent": ("Latent |z|²/d", "target scans lie near 1"),
+    "latent": ("Latent |z|²/d", "compare within one model"),
     "bits_per_dim": ("Bits per dimension", "lower: more like the target domain"),
 }
 _TABLED = {"participant_id", "session_id", "filename", "model", "method", "guards"}

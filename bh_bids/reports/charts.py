@@ -10,7 +10,7 @@ _TRACE_PANELS = (
     ("objective", "Objective", "should fall and level off"),
     ("ncc", "Correlation with source", "should stay near 1"),
     ("edge", "Edge term", "new edges in flat regions"),
-    ("latent", "Latent |z|²/d", "target scans lie near 1"),
+    ("latent", "Latent |z|²/d", "compare within one model"),
     ("bits_per_dim", "Bits per dimension", "lower: more like the target"),
 )
 
@@ -162,12 +162,10 @@ def plot_trace(trace):
         axes.set_axis_off()
         axes.text(0.5, 0.5, "No iterations were recorded.", ha="center", color=MUTED)
         return figure
-    for number, (key, name, hint, values) in enumerate(panels):
+    for number, (_, name, hint, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
         _style(axes)
         marker = "o" if len(rows) <= 25 else None
-        if key == "latent":
-            axes.axhline(1.0, color=TARGET, lw=1.2, ls=(0, (3, 3)))
         axes.plot(steps, values, color=HARMONIZED, lw=1.8, marker=marker, ms=3.5)
         axes.set_title(name, color=INK, fontsize=10, loc="left")
         axes.set_xlabel(hint, color=MUTED, fontsize=8.5)
