@@ -1,0 +1,177 @@
+"""Is there a skull, where is the brain: on heads whose brain is known."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bh_bids.anatomy import bias
+from bh_bids.anatomy import brain as module
+from bh_bids.anatomy.brain import (
+    brain_mask,
+    extract_brain,
+    foreground,
+    is_skull_stripped,
+    mask_of_skull_stripped,
+)
+from bh_bids.anatomy.templates import HeadTemplate
+from bh_bids.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def head(small_brain, tools):
+    return tools.head(small_brain)
+
+
+@pytest.fixture(scope="module")
+def head_template(head):
+    probability = head.mask.astype(np.float32)
+    return HeadTemplate(head.volume, probability, head.affine, "SyN of a test's head")
+
+
+def test_a_brain_alone_is_skull_stripped(small_brain):
+    assert is_skull_stripped(small_brain.volume, small_brain.affine)
+
+
+@pytest.mark.parametrize("background", [-1024, 37])
+def test_any_constant_background_will_do(background, small_brain):
+    volume = np.where(small_brain.mask, small_brain.volume, background)
+    assert is_skull_stripped(volume, small_brain.affine)
+    np.testing.assert_array_equal(foreground(volume), small_brain.mask)
+
+
+def test_a_brain_cut_on_one_side_is_still_skull_stripped(small_brain):
+    top = np.flatnonzero(small_brain.mask.any(axis=(0, 1)))[-1]
+    assert is_skull_stripped(small_brain.volume[:, :, : top - 3], small_brain.affine)
+
+
+def test_a_head_with_noisy_air_is_not(head):
+    assert not is_skull_stripped(head.volume, head.affine)
+
+
+def test_a_head_with_blanked_air_is_not(head):
+    volume = np.where(head.volume > 9, head.volume, 0)
+    assert not is_skull_stripped(volume, head.affine)
+
+
+def test_a_tightly_cropped_brain_with_its_background_is_not_taken_for_one(small_brain):
+    """Nothing but content up to the faces: this is a cropped head, not a stripped brain."""
+    middle = tuple(slice(n // 4, 3 * n // 4) for n in small_brain.volume.shape)
+    assert not is_skull_stripped(small_brain.volume[middle], small_brain.affine)
+
+
+def test_small_objects_are_no_brains(small_brain):
+    """A fruit fly's worth of voxels: the same picture, a quarter of the size."""
+    affine = small_brain.affine.copy()
+    affine[:3, :3] /= 4
+    assert not is_skull_stripped(small_brain.volume, affine)
+
+
+def first_scans(data_dir, name, count):
+    paths = sorted((data_dir / name).glob("sub-*/anat/*_T1w.nii.gz"))[:count]
+    if not paths:
+        pytest.skip(f"the public scans of {name} are not here: set BH_DATA")
+    for path in paths:
+        image = nib.as_closest_canonical(nib.load(path))
+        yield path.name, image.get_fdata(dtype=np.float32), image.affine
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "stripped"), [("target-ds002748", True), ("source-ds000011", False)]
+)
+def test_real_scans_are_told_apart(name, stripped, data_dir):
+    for scan, volume, affine in first_scans(data_dir, name, 2):
+        assert is_skull_stripped(volume, affine) is stripped, scan
+
+
+def test_the_mask_of_a_stripped_scan_has_no_holes_and_no_crumbs(small_brain):
+    volume = small_brain.volume.copy()
+    centre = tuple(n // 2 for n in volume.shape)
+    volume[centre] = 0
+    volume[1, 1, 1] = 500
+    mask = mask_of_skull_stripped(volume)
+    assert mask[centre]
+    assert not mask[1, 1, 1]
+    assert (mask != small_brain.mask).sum() < 0.01 * small_brain.mask.sum()
+
+
+@pytest.fixture
+def moved_head(head, tools):
+    """The head with another gain, elsewhere; and where its brain is then."""
+    matrix = tools.matrix(shift=(4.0, -6.0, 3.0), angles=(0.08, -0.05, 0.1))
+    volume = 3.1 * tools.move(head.volume, head.affine, matrix) + 2
+    return volume, tools.move(head.mask.astype(np.float32), head.affine, matrix) > 0.5
+
+
+def test_extraction_finds_the_brain_of_a_moved_head(
+    head, moved_head, head_template, tools, monkeypatch
+):
+    monkeypatch.setattr(module, "WORKING_SPACING", 6.0)
+    monkeypatch.setattr(bias, "ESTIMATION_SPACING", 8.0)
+    volume, brain = moved_head
+    found = extract_brain(volume, head.affine, head_template, sloppy=True)
+    assert found.dtype == bool and found.shape == volume.shape
+    assert tools.dice(found, brain) > 0.93
+
+
+@pytest.mark.slow
+def test_extraction_repeats_bit_for_bit(head, moved_head, head_template, tools, monkeypatch):
+    monkeypatch.setattr(module, "WORKING_SPACING", 4.0)
+    volume, brain = moved_head
+    found = extract_brain(volume, head.affine, head_template)
+    assert tools.dice(found, brain) > 0.95
+    again = extract_brain(volume, head.affine, head_template)
+    np.testing.assert_array_equal(again, found)
+
+
+@pytest.fixture
+def no_registration(monkeypatch, head, head_template):
+    """The head's true mask in place of a registration, and a record of the calls."""
+    calls = []
+
+    def extract(volume, affine, template, **options):
+        calls.append(options)
+        return head.mask
+
+    monkeypatch.setattr(module, "extract_brain", extract)
+    monkeypatch.setattr(module, "find_head_template", lambda name: (head_template, ["a note"]))
+    return calls
+
+
+def test_auto_looks_before_it_registers(head, small_brain, no_registration):
+    mask, details = brain_mask(small_brain.volume, small_brain.affine)
+    assert not no_registration
+    assert details["Method"].startswith("none")
+    assert details["Warnings"] == []
+    volume_ml = small_brain.mask.sum() * 0.064
+    assert details["Volume_ml"] == pytest.approx(volume_ml, rel=0.01)
+    mask, details = brain_mask(head.volume, head.affine, seed=3, sloppy=True)
+    assert no_registration == [{"seed": 3, "sloppy": True}]
+    np.testing.assert_array_equal(mask, head.mask)
+    assert details["Method"] == "SyN of a test's head"
+    assert details["Warnings"] == ["a note"]
+
+
+def test_force_and_skip_do_not_look(head, small_brain, no_registration):
+    padded = np.pad(small_brain.volume, 6)
+    _, details = brain_mask(padded, head.affine, mode="force")
+    assert len(no_registration) == 1 and details["Method"].startswith("SyN")
+    _, details = brain_mask(padded, head.affine, mode="skip")
+    assert len(no_registration) == 1 and details["Method"].startswith("none")
+
+
+def test_a_given_mask_is_used_as_it_is(head, no_registration):
+    given = head.mask.copy()
+    given[:, :20] = False
+    mask, details = brain_mask(head.volume, head.affine, mode="force", given=given)
+    np.testing.assert_array_equal(mask, given)
+    assert not no_registration and "--derivatives" in details["Method"]
+
+
+def test_what_has_no_brains_volume_is_refused(head):
+    given = np.zeros_like(head.mask)
+    given[10:14, 10:14, 10:14] = True
+    with pytest.raises(InputError, match=r"4 ml.*no brain"):
+        brain_mask(head.volume, head.affine, given=given)
+    with pytest.raises(InputError, match="no brain"):
+        brain_mask(np.ones_like(head.volume), head.affine, mode="skip")
