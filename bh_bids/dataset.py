@@ -109,7 +109,7 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
     Raises
     ------
     InputError
-        If a participant is unknown, or nothing is left.
+        If a participant is unknown, nothing is left, or two scans have one name.
     """
     bids_dir = Path(bids_dir)
     present = sorted(p.name[4:] for p in bids_dir.glob("sub-*") if p.is_dir())
@@ -139,7 +139,14 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
             + ": files must be named sub-<label>[/ses-<label>]/anat/..._T1w.nii[.gz]"
             + (" and pass the BIDS filter." if filters else ".")
         )
-    return sorted((_scan(item, bids_dir) for item in files), key=lambda scan: str(scan.path))
+    scans = sorted((_scan(item, bids_dir) for item in files), key=lambda scan: str(scan.path))
+    for first, second in zip(scans, scans[1:], strict=False):
+        if first.key == second.key:
+            raise InputError(
+                f"{first.path} and {second.path.name} are two images of one name, whose results "
+                "would overwrite each other: keep one of them."
+            )
+    return scans
 
 
 def _scan(item, bids_dir):
