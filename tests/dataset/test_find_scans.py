@@ -1,0 +1,239 @@
+"""Which scans of a dataset are taken, and what is said where there are none."""
+
+import json
+import os
+
+import pytest
+
+from bh_bids.dataset import check_dataset, find_scans, read_filter_file
+from bh_bids.errors import InputError
+
+SCANS = (
+    "sub-01/ses-A/anat/sub-01_ses-A_acq-mprage_run-01_T1w.nii.gz",
+    "sub-01/ses-A/anat/sub-01_ses-A_acq-mprage_run-02_T1w.nii.gz",
+    "sub-01/ses-A/anat/sub-01_ses-A_acq-spgr_T1w.nii.gz",
+    "sub-01/ses-B/anat/sub-01_ses-B_T1w.nii",
+    "sub-010/anat/sub-010_T1w.nii.gz",
+    "sub-02/anat/sub-02_T1w.nii.gz",
+)
+NOT_T1W = (
+    "sub-02/anat/sub-02_T2w.nii.gz",
+    "sub-02/anat/sub-02_T1w.json",
+    "sub-02/func/sub-02_task-rest_bold.nii.gz",
+    "sub-02/.git/anat/sub-02_T1w.nii.gz",
+    "derivatives/other/sub-02/anat/sub-02_desc-preproc_T1w.nii.gz",
+    "sourcedata/sub-02/anat/sub-02_T1w.nii.gz",
+    "code/sub-99/anat/sub-99_T1w.nii.gz",
+)
+
+
+def put(root, name, content=""):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def skeleton(tmp_path, dataset_maker):
+    root = dataset_maker(tmp_path / "bids")
+    for name in SCANS:
+        put(root, name)
+    for name in NOT_T1W:
+        put(root, name, "{}")
+    put(root, "T1w.json", {"Manufacturer": "Philips", "MagneticFieldStrength": 3})
+    put(root, "sub-01/ses-A/sub-01_ses-A_T1w.json", {"MagneticFieldStrength": 1.5})
+    put(root, SCANS[0].replace(".nii.gz", ".json"), {"ManufacturersModelName": "Ingenia"})
+    return root
+
+
+def names(scans):
+    return [scan.path.name for scan in scans]
+
+
+def test_all_t1w_of_all_sessions_and_runs_are_found_and_nothing_else(skeleton):
+    scans = find_scans(skeleton)
+    assert [str(scan.path.relative_to(skeleton)) for scan in scans] == sorted(SCANS)
+    by_name = {scan.path.name: scan for scan in scans}
+    first = by_name["sub-01_ses-A_acq-mprage_run-01_T1w.nii.gz"]
+    assert (first.participant, first.session) == ("01", "A")
+    assert first.key == "sub-01_ses-A_acq-mprage_run-01"
+    assert first.folder == "sub-01/ses-A/anat"
+    assert first.uri == f"bids:raw:{SCANS[0]}"
+    plain = by_name["sub-02_T1w.nii.gz"]
+    assert (plain.participant, plain.session) == ("02", None)
+    assert plain.folder == "sub-02/anat"
+
+
+def test_sidecars_are_inherited(skeleton):
+    scans = {scan.path.name: scan for scan in find_scans(skeleton)}
+    assert scans["sub-01_ses-A_acq-mprage_run-01_T1w.nii.gz"].scanner == {
+        "Manufacturer": "Philips",
+        "ManufacturersModelName": "Ingenia",
+        "MagneticFieldStrength": 1.5,
+    }
+    assert scans["sub-01_ses-B_T1w.nii"].scanner == {
+        "Manufacturer": "Philips",
+        "MagneticFieldStrength": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("participants", "expected"), [(("01",), 4), (("010",), 1), (("02", "010"), 2)]
+)
+def test_participants_are_taken_by_their_whole_label(skeleton, participants, expected):
+    scans = find_scans(skeleton, participants)
+    assert len(scans) == expected
+    assert {scan.participant for scan in scans} == set(participants)
+
+
+def test_only_the_participants_asked_for_are_indexed(skeleton, monkeypatch):
+    import bids.layout
+
+    made = []
+
+    class Spied(bids.layout.BIDSLayout):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(bids.layout, "BIDSLayout", Spied)
+    find_scans(skeleton, ("02",))
+    indexed = [path[len(str(skeleton)) :] for path in made[0].files]
+    assert [path for path in indexed if "sub-01" in path] == []
+    assert any("sub-02_T1w" in path for path in indexed)
+    assert not any("/func/" in path or "/derivatives/" in path for path in indexed)
+
+
+def test_unknown_participants_are_named_with_those_there_are(skeleton):
+    with pytest.raises(InputError) as refusal:
+        find_scans(skeleton, ("02", "77", "78"))
+    sentence = str(refusal.value)
+    assert "77, 78" in sentence and "01, 010, 02" in sentence
+
+
+def test_sessions(skeleton):
+    assert names(find_scans(skeleton, sessions=("B",))) == ["sub-01_ses-B_T1w.nii"]
+    with pytest.raises(InputError, match="session C"):
+        find_scans(skeleton, ("01",), ("C",))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"acquisition": "spgr"}, ["sub-01_ses-A_acq-spgr_T1w.nii.gz"]),
+        ({"acquisition": "mprage", "run": 2}, ["sub-01_ses-A_acq-mprage_run-02_T1w.nii.gz"]),
+        (
+            {"session": None},
+            ["sub-010_T1w.nii.gz", "sub-02_T1w.nii.gz"],
+        ),
+        (
+            {"acquisition": None},
+            ["sub-01_ses-B_T1w.nii", "sub-010_T1w.nii.gz", "sub-02_T1w.nii.gz"],
+        ),
+        ({"run": "*", "session": ["A", "B"]}, list(map(os.path.basename, SCANS[:2]))),
+    ],
+)
+def test_filter_file(skeleton, tmp_path, wanted, expected):
+    path = put(tmp_path, "filter.json", {"t1w": wanted, "bold": {"task": "rest"}})
+    assert names(find_scans(skeleton, filters=read_filter_file(path))) == expected
+
+
+def test_filter_that_leaves_nothing_is_said_to(skeleton):
+    with pytest.raises(InputError, match="pass the BIDS filter"):
+        find_scans(skeleton, filters={"t1w": {"acquisition": "flash"}})
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"t1w": "mprage"}', None])
+def test_unusable_filter_files_are_refused(tmp_path, content):
+    path = tmp_path / "filter.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=r"filter\.json"):
+        read_filter_file(path)
+
+
+def test_a_database_is_made_once_for_all_participants(skeleton, tmp_path):
+    database = tmp_path / "db"
+    first = find_scans(skeleton, ("02",), database_dir=database)
+    assert names(first) == ["sub-02_T1w.nii.gz"]
+    made = [(p.name, p.stat().st_mtime_ns) for p in sorted(database.iterdir())]
+    assert made
+    second = find_scans(skeleton, ("01",), ("B",), database_dir=database)
+    assert names(second) == ["sub-01_ses-B_T1w.nii"]
+    assert second[0].scanner["Manufacturer"] == "Philips"
+    assert [(p.name, p.stat().st_mtime_ns) for p in sorted(database.iterdir())] == made
+
+
+def test_a_dataset_behind_a_link_is_read(skeleton, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(skeleton)
+    assert len(find_scans(link)) == len(SCANS)
+
+
+def test_scans_that_are_links_are_read(skeleton, tmp_path):
+    """As git-annex keeps them; the content need not be there to list them."""
+    target = skeleton / SCANS[5]
+    target.unlink()
+    target.symlink_to(tmp_path / "annex" / "MD5E-s12--ab.nii.gz")
+    found = find_scans(skeleton, ("02",))
+    assert found[0].path == target
+
+
+def test_a_damaged_sidecar_is_named(skeleton):
+    put(skeleton, "sub-02/anat/sub-02_T1w.json", "{not json")
+    with pytest.raises(InputError, match="sub-02_T1w.json"):
+        find_scans(skeleton, ("02",))
+
+
+def test_two_files_of_one_name_are_refused(skeleton):
+    """Both would write the same derivatives."""
+    put(skeleton, "sub-02/anat/sub-02_T1w.nii")
+    with pytest.raises(InputError, match="sub-02_T1w"):
+        find_scans(skeleton, ("02",))
+
+
+def test_a_dataset_without_t1w_says_how_they_are_named(tmp_path, dataset_maker):
+    root = dataset_maker(tmp_path / "bids")
+    put(root, "sub-01/anat/sub-01_T2w.nii.gz")
+    with pytest.raises(InputError, match="_T1w.nii"):
+        find_scans(root)
+
+
+def test_an_empty_dataset_has_no_participants(tmp_path, dataset_maker):
+    with pytest.raises(InputError, match="no participants at all"):
+        find_scans(dataset_maker(tmp_path / "bids"), ("01",))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "has no dataset_description.json"),
+        ("{", "not readable JSON"),
+        ("[]", "lacks Name and BIDSVersion"),
+        ('{"Name": "x"}', "lacks BIDSVersion"),
+        ('{"Name": 3, "BIDSVersion": "1.8.0"}', "lacks Name"),
+    ],
+)
+def test_what_is_no_dataset_is_refused(tmp_path, content, said):
+    if content is not None:
+        put(tmp_path, "dataset_description.json", content)
+    with pytest.raises(InputError) as refusal:
+        check_dataset(tmp_path)
+    assert said in str(refusal.value) and str(tmp_path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_dataset_must_be_a_folder(tmp_path, kind):
+    path = tmp_path / "bids"
+    if kind == "file":
+        path.touch()
+    with pytest.raises(InputError, match="does not exist or is no folder"):
+        check_dataset(path)
+
+
+def test_a_description_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "dataset_description.json").write_bytes(
+        b"\xef\xbb\xbf" + json.dumps({"Name": "x", "BIDSVersion": "1.8.0"}).encode()
+    )
+    check_dataset(tmp_path)
