@@ -76,6 +76,7 @@ def provenance_key(scan, settings, model):
         "mask": file_sha256(mask) if mask else None,
         "metadata": scan.scanner,
         "model": model["WeightsSHA256"],
+        "intensity": model.get("Intensity"),
         "method": settings.method,
         "skull_strip": settings.skull_strip_t1w,
         "template": settings.template,

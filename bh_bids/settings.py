@@ -51,7 +51,7 @@ class Settings:
     output_spaces: tuple = ()
     random_seed: int = 0
     nprocs: int = field(default_factory=_available_cpus)
-    omp_nthreads: int = field(default_factory=_available_cpus)
+    omp_nthreads: int | None = None
     mem_gb: float | None = None
     low_mem: bool = False
     use_plugin: Path | None = None
@@ -87,7 +87,6 @@ class Settings:
 
 _PATHS = {"bids_dir", "output_dir", "work_dir", "bids_database_dir", "use_plugin"}
 _TUPLES = {"participant_label", "session_label", "output_spaces"}
-_DICTS = {"bids_filters", "derivatives"}
 _ANNOTATIONS = {item.name: getattr(item.type, "__name__", item.type) for item in fields(Settings)}
 
 
@@ -131,10 +130,14 @@ def read_toml(path):
 def _typed(name, value, path):
     if name in _TUPLES:
         right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    elif name in _DICTS:
+    elif name == "derivatives":
+        right = isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+    elif name == "bids_filters":
         right = isinstance(value, dict)
     elif name == "mem_gb":
         right = type(value) in (int, float)
+    elif name == "omp_nthreads":
+        right = type(value) is int
     else:
         right = type(value) is {"bool": bool, "int": int}.get(_ANNOTATIONS[name], str)
     if not right:

@@ -106,7 +106,7 @@ def _add_resources(group):
     add("--nprocs", "--n-cpus", "--n_cpus", "--nthreads", type=int, metavar="N",
         help="processes at once (default: all cores)")  # fmt: skip
     add("--omp-nthreads", type=int, metavar="N",
-        help="threads of one step (default: as many as --nprocs)")  # fmt: skip
+        help="threads of one step (default: what is left when all scans run side by side, at most 8)")  # fmt: skip
     memory = group.add_mutually_exclusive_group()
     memory.add_argument("--mem-gb", "--mem_gb", type=float, metavar="GB",
                         help="memory to stay under (default: 90 %% of the computer's)")  # fmt: skip
@@ -159,12 +159,10 @@ def parse(argv=None):
     given.pop("notrack", None)
     config_file = given.pop("config_file", None)
     values = read_toml(config_file) if config_file else {}
-    values.update(_converted(given, parser))
+    values = _checked_values({**values, **_converted(given, parser)})
     known = {item.name for item in fields(Settings)}
     settings = Settings(**{name: value for name, value in values.items() if name in known})
     _check(settings, parser)
-    if "omp_nthreads" not in values:
-        settings = replace(settings, omp_nthreads=settings.nprocs)
     absolute = {
         name: Path(getattr(settings, name)).absolute()
         for name in ("bids_dir", "output_dir", "work_dir")
@@ -178,9 +176,6 @@ def _converted(given, parser):
 
     if "mem_mb" in given:
         given["mem_gb"] = given.pop("mem_mb") / 1024
-    for name, prefix in (("participant_label", "sub-"), ("session_label", "ses-")):
-        if name in given:
-            given[name] = tuple(dict.fromkeys(v.removeprefix(prefix) for v in given[name]))
     if "output_spaces" in given:
         given["output_spaces"] = tuple(given["output_spaces"])
     if "bids_filter_file" in given:
@@ -189,17 +184,28 @@ def _converted(given, parser):
         pairs = [item.partition("=") for item in given["derivatives"]]
         if not all(name and path for name, _, path in pairs):
             parser.error("--derivatives takes NAME=PATH, such as fmriprep=/data/fmriprep")
-        given["derivatives"] = {name: Path(path).absolute() for name, _, path in pairs}
-        for path in given["derivatives"].values():
-            if not path.is_dir():
-                raise InputError(f"The derivatives folder {path} does not exist.")
+        given["derivatives"] = {name: path for name, _, path in pairs}
     return given
 
 
+def _checked_values(values):
+    """What is treated alike on the command line and in a configuration file."""
+    for name, prefix in (("participant_label", "sub-"), ("session_label", "ses-")):
+        if name in values:
+            values[name] = tuple(dict.fromkeys(v.removeprefix(prefix) for v in values[name]))
+    if "derivatives" in values:
+        folders = {name: Path(path).absolute() for name, path in values["derivatives"].items()}
+        for path in folders.values():
+            if not path.is_dir():
+                raise InputError(f"The derivatives folder {path} does not exist.")
+        values["derivatives"] = folders
+    return values
+
+
 def _check(settings, parser):
-    if settings.nprocs < 1 or settings.omp_nthreads < 1:
+    if settings.nprocs < 1 or (settings.omp_nthreads is not None and settings.omp_nthreads < 1):
         parser.error("--nprocs and --omp-nthreads must be at least 1")
-    if settings.mem_gb is not None and settings.mem_gb <= 0:
+    if settings.mem_gb is not None and not settings.mem_gb > 0:
         parser.error("--mem-gb must be positive")
     if settings.random_seed < 0:
         parser.error("--random-seed must not be negative")
