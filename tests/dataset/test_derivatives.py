@@ -1,0 +1,179 @@
+"""When results count as done, and the descriptions that go with them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bh_bids.dataset import Scan
+from bh_bids.derivatives import (
+    expected_outputs,
+    file_sha256,
+    find_precomputed,
+    is_done,
+    provenance_key,
+    write_description,
+)
+from bh_bids.settings import Settings
+
+SPACE = "MNI152NLin2009aSym"
+
+
+@pytest.fixture
+def model():
+    return {
+        "Name": "small",
+        "WeightsSHA256": "ab" * 32,
+        "Config": {"space": SPACE},
+        "Intensity": {"TargetScale": 700.0},
+    }
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(tmp_path / "raw", tmp_path / "out", output_spaces=("T1w", SPACE))
+
+
+@pytest.fixture
+def scan(settings):
+    path = settings.bids_dir / "sub-01/ses-A/anat/sub-01_ses-A_run-2_T1w.nii.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"intensities")
+    return Scan(path, "01", "A", "bids:raw:x", {"MagneticFieldStrength": 3, "EchoTime": 0.003})
+
+
+@pytest.fixture
+def finished(scan, settings, model):
+    """All results of the scan, as if a run had just ended; its key."""
+    key = provenance_key(scan, settings, model)
+    for name in expected_outputs(scan, SPACE, settings):
+        path = settings.output_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"ProvenanceKey": key}) if path.suffix == ".json" else "x")
+    return key
+
+
+def done(scan, settings, model):
+    return is_done(scan, SPACE, settings, provenance_key(scan, settings, model))
+
+
+def test_finished_results_are_kept(scan, settings, model, finished):
+    assert done(scan, settings, model)
+    # What only changes how a run goes, not what comes out, makes nothing to be done again.
+    for change in (
+        dict(nprocs=99),
+        dict(mem_gb=3.0),
+        dict(work_dir=Path("/elsewhere")),
+        dict(verbose=2),
+        dict(run_uuid="another"),
+        dict(participant_label=("01",)),
+        dict(low_mem=True),
+    ):
+        assert done(scan, replace(settings, **change), model), change
+
+
+def test_other_bytes_are_other_results(scan, settings, model, finished):
+    scan.path.write_bytes(b"intensitiez")
+    assert not done(scan, settings, model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(random_seed=1),
+        dict(skull_strip_t1w="force"),
+        dict(template="MNI152NLin2009cAsym"),
+        dict(sloppy=True),
+        dict(method="another"),
+    ],
+)
+def test_other_parameters_are_other_results(scan, settings, model, finished, change):
+    assert not done(scan, replace(settings, **change), model)
+
+
+def test_another_model_is_another_result(scan, settings, model, finished):
+    assert not done(scan, settings, {**model, "WeightsSHA256": "cd" * 32})
+    assert not done(scan, settings, {**model, "Intensity": {"TargetScale": 800.0}})
+
+
+def test_a_corrected_scanner_field_is_written_again(scan, settings, model, finished):
+    mended = replace(scan, metadata={**scan.metadata, "MagneticFieldStrength": 1.5})
+    assert not done(mended, settings, model)
+    irrelevant = replace(scan, metadata={**scan.metadata, "EchoTime": 0.004})
+    assert done(irrelevant, settings, model)
+
+
+def test_a_mask_that_appears_or_changes_is_used(scan, settings, model, finished, tmp_path):
+    masks = replace(settings, derivatives={"masks": tmp_path / "masks"})
+    assert done(scan, masks, model)
+    path = tmp_path / "masks" / scan.folder / f"{scan.key}_desc-brain_mask.nii.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mask")
+    assert find_precomputed(scan, masks.derivatives, "desc-brain_mask.nii.gz") == path
+    first = provenance_key(scan, masks, model)
+    assert first != finished
+    path.write_bytes(b"another mask")
+    assert provenance_key(scan, masks, model) != first
+
+
+def test_every_single_file_counts(scan, settings, model, finished):
+    names = expected_outputs(scan, SPACE, settings)
+    assert len(names) == len(set(names)) > 10
+    for name in names:
+        path = settings.output_dir / name
+        content = path.read_bytes()
+        path.unlink()
+        assert not done(scan, settings, model), name
+        path.write_bytes(content)
+    assert done(scan, settings, model)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"ProvenanceKey": 3}'])
+def test_a_damaged_sidecar_is_written_again(scan, settings, model, finished, content):
+    first = settings.output_dir / expected_outputs(scan, SPACE, settings)[0]
+    first.write_text(content)
+    assert not done(scan, settings, model)
+
+
+def test_fewer_grids_need_fewer_files(scan, settings):
+    both = set(expected_outputs(scan, SPACE, settings))
+    native = set(expected_outputs(scan, SPACE, replace(settings, output_spaces=("T1w",))))
+    anatomy = set(expected_outputs(scan, SPACE, replace(settings, anat_only=True)))
+    assert {p.name for p in both - native} == {
+        f"{scan.key}_space-{SPACE}_res-1_desc-harmonized_T1w.nii.gz"
+    }
+    assert anatomy < both
+    assert not any("harmon" in path.name or "trace" in path.name for path in anatomy)
+
+
+def test_names_are_those_of_the_derivatives_specification(scan, settings):
+    names = {str(path) for path in expected_outputs(scan, SPACE, settings)}
+    folder, stem = "sub-01/ses-A/anat", "sub-01_ses-A_run-2"
+    assert f"{folder}/{stem}_space-{SPACE}_res-1_desc-preproc_T1w.nii.gz" in names
+    assert f"{folder}/{stem}_desc-brain_mask.nii.gz" in names
+    assert f"{folder}/{stem}_from-T1w_to-{SPACE}_mode-image_xfm.h5" in names
+    assert f"{folder}/{stem}_desc-harmonized_T1w.nii.gz" in names
+    assert f"sub-01/figures/{stem}_desc-flicker_T1w.svg" in names
+
+
+def test_hash_is_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    # The test vector of FIPS 180-4.
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(tmp_path / "a") == expected
+
+
+def test_description_names_its_sources(tmp_path):
+    write_description(tmp_path, tmp_path / "raw", {"masks": tmp_path / "masks"}, {"License": "CC0"})
+    content = json.loads((tmp_path / "dataset_description.json").read_text())
+    assert content["DatasetType"] == "derivative"
+    assert content["License"] == "CC0"
+    assert content["GeneratedBy"][0]["Name"] == "bh-bids"
+    assert content["DatasetLinks"]["raw"] == (tmp_path / "raw").as_uri()
+    assert content["DatasetLinks"]["masks"] == (tmp_path / "masks").as_uri()
+    assert content["SourceDatasets"] == [{"URL": (tmp_path / "raw").as_uri()}]
+    write_description(tmp_path, tmp_path / "raw", {}, {"DatasetDOI": "doi:10.1/x", "License": ""})
+    content = json.loads((tmp_path / "dataset_description.json").read_text())
+    assert content["SourceDatasets"] == [{"DOI": "doi:10.1/x"}]
+    assert content["License"]

@@ -1,0 +1,210 @@
+"""Settings: to TOML and back, and from the command line."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bh_bids.cli.parser import build_parser, parse
+from bh_bids.errors import InputError
+from bh_bids.settings import Settings, for_participant, new_run_uuid, read_toml
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+words = st.text(
+    st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=12
+)
+paths = words.map(lambda word: Path("/data") / word.replace("/", "_"))
+
+
+@given(
+    st.builds(
+        Settings,
+        bids_dir=paths,
+        output_dir=paths,
+        work_dir=paths,
+        participant_label=st.lists(words, max_size=3).map(tuple),
+        session_label=st.lists(words, max_size=3).map(tuple),
+        derivatives=st.dictionaries(words, paths, max_size=2),
+        bids_database_dir=st.none() | paths,
+        template=st.none() | words,
+        model=words,
+        random_seed=st.integers(0, 2**31),
+        nprocs=st.integers(1, 64),
+        mem_gb=st.none() | st.floats(0.1, 1e4),
+        low_mem=st.booleans(),
+        output_spaces=st.lists(words, max_size=2).map(tuple),
+    )
+)
+def test_toml_gives_back_what_was_written(tmp_path_factory, settings):
+    path = tmp_path_factory.mktemp("toml") / "bh-bids.toml"
+    path.write_text(settings.to_toml(), encoding="utf-8")
+    values = read_toml(path)
+    assert "run_uuid" not in values
+    assert replace(Settings(**values), run_uuid=settings.run_uuid) == settings
+
+
+def test_the_written_file_is_plain_toml_without_what_was_not_given(tmp_path):
+    content = tomllib.loads(Settings(tmp_path / "a", tmp_path / "b").to_toml())
+    assert content["bids_dir"] == str(tmp_path / "a")
+    assert content["analysis_level"] == "participant"
+    assert "mem_gb" not in content and "template" not in content
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nprocs = ", "cannot be read"),
+        ("nprocs = 'two'", "nprocs"),
+        ("nprocs = 2.5", "nprocs"),
+        ("nprocs = true", "nprocs"),
+        ("low_mem = 1", "low_mem"),
+        ("mem_gb = '8'", "mem_gb"),
+        ("mem_gb = true", "mem_gb"),
+        ("participant_label = '01'", "participant_label"),
+        ("participant_label = [1, 2]", "participant_label"),
+        ("derivatives = ['a=b']", "derivatives"),
+        ("derivatives = {masks = 3}", "derivatives"),
+        ("model = 3", "model"),
+        ("template = 3", "template"),
+        ("bids_dir = 3", "bids_dir"),
+        ("processes = 3", "unknown option 'processes'"),
+    ],
+)
+def test_wrong_files_are_refused_by_option(tmp_path, text, said):
+    path = tmp_path / "bh-bids.toml"
+    path.write_text(text)
+    with pytest.raises(InputError) as refusal:
+        read_toml(path)
+    assert said in str(refusal.value) and str(path) in str(refusal.value)
+
+
+def test_missing_and_binary_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_toml(tmp_path / "nothing.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_toml(tmp_path / "binary.toml")
+
+
+def test_run_names_differ_and_sort_by_time():
+    first, second = new_run_uuid(), new_run_uuid()
+    assert first != second
+    assert sorted([second[:15], first[:15]]) == [first[:15], second[:15]]
+
+
+def test_one_participants_settings():
+    settings = Settings(Path("/a"), Path("/b"), participant_label=("01", "02"), nprocs=3)
+    own = for_participant(settings, "02")
+    assert own.participant_label == ("02",)
+    assert replace(own, participant_label=("01", "02")) == settings
+
+
+BASE = ["bids", "out", "participant"]
+
+
+def test_defaults(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings, action = parse(BASE)
+    assert action is None
+    assert settings.bids_dir == tmp_path / "bids"
+    assert settings.output_dir == tmp_path / "out"
+    assert settings.work_dir == tmp_path / "work"
+    assert (settings.model, settings.method, settings.device) == ("default", "paper", "auto")
+    assert settings.omp_nthreads == settings.nprocs >= 1
+
+
+def test_every_setting_that_is_a_user_s_can_be_given():
+    own = {"bids_filters": "bids_filter_file", "run_uuid": None}
+    known = {action.dest for action in build_parser()._actions}
+    for item in fields(Settings):
+        name = own.get(item.name, item.name)
+        assert name is None or name in known, item.name
+
+
+def test_labels_lose_their_prefix_and_their_doubles():
+    settings, _ = parse([*BASE, "--participant_label", "sub-01", "01", "sub-sub",
+                         "--session-id", "ses-A", "B"])  # fmt: skip
+    assert settings.participant_label == ("01", "sub")
+    assert settings.session_label == ("A", "B")
+
+
+def test_memory_in_either_unit():
+    assert parse([*BASE, "--mem-mb", "2048"])[0].mem_gb == 2
+    assert parse([*BASE, "--mem_gb", "1.5"])[0].mem_gb == 1.5
+
+
+def test_threads_follow_the_processes_unless_given():
+    assert parse([*BASE, "--n-cpus", "3"])[0].omp_nthreads == 3
+    settings, _ = parse([*BASE, "--nthreads", "3", "--omp-nthreads", "2"])
+    assert (settings.nprocs, settings.omp_nthreads) == (3, 2)
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("nprocs = 5\nrandom_seed = 7\nanalysis_level = 'group'\nsloppy = true\n")
+    settings, _ = parse([*BASE, "--config-file", str(path), "--random-seed", "9"])
+    assert settings.nprocs == settings.omp_nthreads == 5
+    assert settings.random_seed == 9
+    assert settings.analysis_level == "participant"
+    assert settings.sloppy is True
+
+
+def test_a_run_can_be_repeated_from_its_own_file(tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    first, _ = parse([*BASE, "-d", f"masks={masks}", "--skull-strip-t1w", "force",
+                      "--participant-label", "01", "--low-mem"])  # fmt: skip
+    (tmp_path / "a.toml").write_text(first.to_toml())
+    places = [str(first.bids_dir), str(first.output_dir), "participant"]
+    again, _ = parse([*places, "--config-file", str(tmp_path / "a.toml")])
+    assert replace(again, run_uuid=first.run_uuid) == first
+
+
+def test_a_file_s_labels_and_folders_are_treated_as_the_command_line_s(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("participant_label = ['sub-01']\nsession_label = ['ses-A']\n")
+    settings, _ = parse([*BASE, "--config-file", str(path)])
+    assert (settings.participant_label, settings.session_label) == (("01",), ("A",))
+    path.write_text("derivatives = {masks = '/no/such/folder'}\n")
+    with pytest.raises(InputError, match="/no/such/folder"):
+        parse([*BASE, "--config-file", str(path)])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--nprocs", "0"],
+        ["--omp-nthreads", "-1"],
+        ["--mem-gb", "0"],
+        ["--mem-gb", "nan"],
+        ["--mem-gb", "1", "--mem-mb", "1"],
+        ["--random-seed", "-1"],
+        ["--method", "magic"],
+        ["--skull-strip-t1w", "maybe"],
+        ["--derivatives", "nothing"],
+        ["--derivatives", "=path"],
+        ["--dry-run", "--reports-only"],
+        ["--no-such-option"],
+    ],
+)
+def test_wrong_usage_exits_with_two(wrong, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse([*BASE, *wrong])
+    assert exit.value.code == 2
+    told = capsys.readouterr().err
+    assert "usage: bh-bids" in told and "error:" in told
+
+
+@pytest.mark.parametrize("text", ["nprocs = 0", "method = 'magic'", "random_seed = -3",
+                                  "mem_gb = nan"])  # fmt: skip
+def test_values_of_a_file_are_checked_as_the_command_line_s(tmp_path, text, capsys):
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(SystemExit) as exit:
+        parse([*BASE, "--config-file", str(tmp_path / "a.toml")])
+    assert exit.value.code == 2
