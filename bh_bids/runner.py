@@ -163,10 +163,22 @@ def make_plan(settings):
             f"Output space {unknown[0]} is not known: give T1w, {model.space} (the model's), or "
             "both."
         )
-    settings = replace(settings, output_spaces=tuple(spaces), device=device)
+    threads = settings.omp_nthreads or _threads(settings.nprocs, len(scans))
+    settings = replace(
+        settings, output_spaces=tuple(spaces), device=device, omp_nthreads=threads
+    )
     keys = {scan.key: _key(scan, settings, model.metadata) for scan in scans}
     todo = [scan for scan in scans if not is_done(scan, model.space, settings, keys[scan.key])]
     return Plan(settings, scans, todo, model.metadata, keys)
+
+
+def _threads(nprocs, scans):
+    """Threads of one step: scans side by side use cores better than threads of one scan.
+
+    All scans that were asked for count, done or not, so that a run that goes on after an
+    interruption uses as many threads as it did before.
+    """
+    return max(1, min(8, nprocs // scans))
 
 
 def _key(scan, settings, model):

@@ -53,12 +53,12 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
             method=settings.method,
             device=settings.device,
             seed=settings.random_seed,
-            num_threads=settings.omp_nthreads,
+            num_threads=settings.omp_nthreads or 1,
             use_gpu=settings.device.startswith("cuda"),
         ),
         name="harmonize",
         mem_gb=2.0,
-        n_procs=settings.omp_nthreads,
+        n_procs=settings.omp_nthreads or 1,
     )
     if settings.sloppy:
         harmonize.inputs.parameters = {"iterations": 2}

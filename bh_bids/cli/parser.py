@@ -106,7 +106,7 @@ def _add_resources(group):
     add("--nprocs", "--n-cpus", "--n_cpus", "--nthreads", type=int, metavar="N",
         help="processes at once (default: all cores)")  # fmt: skip
     add("--omp-nthreads", type=int, metavar="N",
-        help="threads of one step (default: what is left when all scans run side by side, at most 8)")  # fmt: skip
+        help="threads of a step (default: --nprocs divided by the scans, at most 8)")  # fmt: skip
     memory = group.add_mutually_exclusive_group()
     memory.add_argument("--mem-gb", "--mem_gb", type=float, metavar="GB",
                         help="memory to stay under (default: 90 %% of the computer's)")  # fmt: skip

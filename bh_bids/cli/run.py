@@ -50,7 +50,7 @@ def prepare_environment(settings):
     os.environ.update(NIPYPE_NO_ET="1", NO_ET="1", MPLBACKEND="Agg")
     os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "0")
     os.environ["BH_VERBOSITY"] = str(settings.verbose)
-    os.environ["OMP_NUM_THREADS"] = str(settings.omp_nthreads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.omp_nthreads or 1)
     # Registrations repeat bit for bit on one thread only; participants run side by side instead.
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     home = os.environ.get("HOME", "")

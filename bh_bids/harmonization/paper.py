@@ -69,7 +69,7 @@ class PaperParameters:
     edge_weight: float = 1e-3
     edge_percentile: float = 30.0
     shrink: float = 1e-3
-    tolerance: float = 1e-3
+    tolerance: float = 5e-3
     batch_slices: int = 8
 
     def __post_init__(self):
