@@ -131,7 +131,7 @@ class PaperSolver:
             problem.report(parameters.iterations, parameters.iterations, record)
             converged = run.converged(x)
         return Solution(
-            volume=run.box.insert(x.cpu().numpy()),
+            volume=run.box.insert(x.clamp_min(0).cpu().numpy()),
             trace=run.trace,
             converged=converged,
             iterations=run.trace[-1]["iteration"],
@@ -176,12 +176,16 @@ class _Run:
         return report
 
     def image_step(self, x):
-        """One descent step on Eq. 1, projected on non-negative intensities."""
+        """One descent step on Eq. 1.
+
+        Iterates may fall below 0 in the darkest CSF; cut there at every step they would drift,
+        for what is cut lowers the correlation, and the next step moves the whole image for it.
+        """
         p = self.parameters
         moved = self.correlation.descend(x, p.step)
         if p.edge_weight:
             moved -= p.step * p.edge_weight * self.edges.gradient(x)
-        return moved.clamp_min_(0) * self.mask
+        return moved * self.mask
 
     def record(self, iteration, x, report):
         """Append an iterate to the trace: Eq. 2 with beta_1 = 1 and its terms.

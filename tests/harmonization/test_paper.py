@@ -115,7 +115,9 @@ def test_fixed_point_is_stationary_for_equation_2(tools):
 
 def test_trace_describes_every_iterate(brain, tools):
     volume, mask = brain
-    model = tools.model(tools.linear(gain=2.0, shift=-1.0), volume)
+    model = tools.model(
+        tools.linear(gain=2.0, shift=-1.0), volume, quantiles=np.linspace(0.4, 0.8, 257)
+    )
     seen = []
     result = harmonize(
         volume, mask, model, start="histogram", iterations=4, tolerance=0, device="cpu",
@@ -283,3 +285,16 @@ def test_parameters_out_of_range_are_refused_by_name(brain, tools, name, value):
     volume, mask = brain
     with pytest.raises(InputError, match=f"parameter {name} must"):
         harmonize(volume, mask, tools.model(tools.linear(), volume), **{name: value})
+
+
+def test_a_linear_map_that_leaves_the_range_does_not_drift(brain, tools):
+    """Dark voxels mapped below 0 are cut once, at the end: the rest keeps its linear map."""
+    volume, mask = brain
+    model = tools.model(tools.linear(), volume, quantiles=np.linspace(0.0, 0.8, 257))
+    result = harmonize(volume, mask, model, start="mean", shrink=0.0, iterations=30, **PLAIN)
+    found, source = inside(result, mask), result.scaled_source[mask].astype(np.float64)
+    assert 0.001 < np.mean(found == 0) < 0.2
+    positive = found > 0
+    slope, level = np.polyfit(source[positive], found[positive], 1)
+    assert np.allclose(found, np.maximum(slope * source + level, 0), atol=1e-4)
+    assert slope == pytest.approx(np.linspace(0.0, 0.8, 257).std() / source.std(), rel=0.02)
