@@ -7,8 +7,6 @@ from pathlib import Path
 
 from .errors import InputError
 
-ENTITIES = ("subject", "session", "acquisition", "ceagent", "reconstruction", "run", "echo", "part")
-"""Entities that name a T1w scan, in the order of BIDS file names."""
 SCANNER_FIELDS = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength")
 _NOT_SCANS = ("code", "derivatives", "models", "sourcedata", "stimuli")
 _NOT_ANAT = ("beh", "dwi", "eeg", "fmap", "func", "ieeg", "meg", "micr", "motion", "nirs", "perf",

@@ -7,14 +7,18 @@ from pathlib import Path
 from nipype.interfaces.base import isdefined
 from niworkflows.interfaces.bids import DerivativesDataSink as _DerivativesDataSink
 
-_ENTITIES = (
-    "sub-{subject}[_ses-{session}][_acq-{acquisition}][_ce-{ceagent}][_rec-{reconstruction}]"
-    "[_run-{run}][_echo-{echo}][_part-{part}][_space-{space}][_res-{resolution}]"
+_SCAN = (
+    "sub-{subject}[_ses-{session}][_task-{task}][_acq-{acquisition}][_ce-{ceagent}]"
+    "[_rec-{reconstruction}][_run-{run}][_echo-{echo}][_part-{part}]"
 )
-_METRICS = (
-    "sub-{subject}[/ses-{session}]/{datatype<anat>|anat}/"
-    + _ENTITIES
-    + "[_desc-{desc}]_{suffix<metrics>}.{extension<tsv|json>|tsv}"
+_ANAT = "sub-{subject}[/ses-{session}]/{datatype<anat>|anat}/" + _SCAN
+_GRID = "[_space-{space}][_res-{resolution}]"
+# niworkflows' own patterns leave out what tells echoes and parts of one scan apart.
+_PATTERNS = (
+    _ANAT + _GRID + "[_desc-{desc}]_{suffix<T1w|mask>}.{extension<nii|nii.gz|json>|nii.gz}",
+    _ANAT + "_from-{from}_to-{to}_mode-{mode<image>}_{suffix<xfm>}.{extension<h5|txt|json>}",
+    _ANAT + _GRID + "[_desc-{desc}]_{suffix<metrics>}.{extension<tsv|json>|tsv}",
+    "sub-{subject}/{datatype<figures>}/" + _SCAN + "[_desc-{desc}]_{suffix<T1w>}.{extension<svg>}",
 )
 
 
@@ -26,7 +30,7 @@ class DerivativesDataSink(_DerivativesDataSink):
     """
 
     out_path_base = ""
-    _file_patterns = (_METRICS, *_DerivativesDataSink._file_patterns)
+    _file_patterns = (*_PATTERNS, *_DerivativesDataSink._file_patterns)
 
     def _run_interface(self, runtime):
         final = Path(self.inputs.base_directory)
