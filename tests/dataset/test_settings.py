@@ -116,7 +116,8 @@ def test_defaults(tmp_path, monkeypatch):
     assert settings.output_dir == tmp_path / "out"
     assert settings.work_dir == tmp_path / "work"
     assert (settings.model, settings.method, settings.device) == ("default", "paper", "auto")
-    assert settings.omp_nthreads == settings.nprocs >= 1
+    assert settings.omp_nthreads is None
+    assert settings.nprocs >= 1
 
 
 def test_every_setting_that_is_a_user_s_can_be_given():
@@ -139,8 +140,8 @@ def test_memory_in_either_unit():
     assert parse([*BASE, "--mem_gb", "1.5"])[0].mem_gb == 1.5
 
 
-def test_threads_follow_the_processes_unless_given():
-    assert parse([*BASE, "--n-cpus", "3"])[0].omp_nthreads == 3
+def test_threads_and_processes_are_given_apart():
+    assert parse([*BASE, "--n-cpus", "3"])[0].nprocs == 3
     settings, _ = parse([*BASE, "--nthreads", "3", "--omp-nthreads", "2"])
     assert (settings.nprocs, settings.omp_nthreads) == (3, 2)
 
@@ -149,7 +150,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("nprocs = 5\nrandom_seed = 7\nanalysis_level = 'group'\nsloppy = true\n")
     settings, _ = parse([*BASE, "--config-file", str(path), "--random-seed", "9"])
-    assert settings.nprocs == settings.omp_nthreads == 5
+    assert settings.nprocs == 5
     assert settings.random_seed == 9
     assert settings.analysis_level == "participant"
     assert settings.sloppy is True

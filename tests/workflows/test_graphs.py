@@ -1,0 +1,221 @@
+"""Workflows as graphs: built from a skeleton of a dataset, not run."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bh_bids.dataset import find_scans
+from bh_bids.settings import Settings
+from bh_bids.workflows.base import init_bh_bids_wf, participant_log
+
+SPACE = "MNI152NLin2009aSym"
+SCANS = (
+    "sub-01/ses-A/anat/sub-01_ses-A_run-1_T1w.nii.gz",
+    "sub-01/ses-A/anat/sub-01_ses-A_run-2_T1w.nii.gz",
+    "sub-01/ses-B/anat/sub-01_ses-B_T1w.nii.gz",
+    "sub-02/anat/sub-02_T1w.nii.gz",
+)
+ANATOMY = {"conform", "brain_mask", "bias_field", "register", "resample", "native_mask"}
+HARMONIZATION = {"harmonize", "native_grid", "metrics", "plot_harmonization"}
+
+
+@pytest.fixture(scope="module")
+def skeleton(tmp_path_factory, dataset_maker):
+    root = dataset_maker(tmp_path_factory.mktemp("skeleton") / "bids")
+    for name in SCANS:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"not read when a graph is built")
+    return root
+
+
+@pytest.fixture(scope="module")
+def scans(skeleton):
+    return find_scans(skeleton)
+
+
+@pytest.fixture(scope="module")
+def model(small_model):
+    return json.loads((small_model / "model.json").read_text())
+
+
+@pytest.fixture
+def settings(skeleton, tmp_path, small_model):
+    return Settings(
+        skeleton,
+        tmp_path / "out",
+        work_dir=tmp_path / "work",
+        model=str(small_model),
+        device="cpu",
+        output_spaces=("T1w", SPACE),
+        nprocs=4,
+        omp_nthreads=3,
+        run_uuid="20260101-000000_test",
+    )
+
+
+@pytest.fixture
+def build(scans, model):
+    def graph(settings, only=None):
+        return init_bh_bids_wf(
+            settings=settings,
+            scans=only or scans,
+            model=model,
+            keys={scan.key: "key" for scan in scans},
+        )
+
+    return graph
+
+
+def names_of(workflow, scan=None):
+    """Full names of the nodes of one scan's workflow, or of all."""
+    part = f".{scan.replace('-', '_')}_scan_wf." if scan else ""
+    return [name for name in workflow.list_node_names() if part in name]
+
+
+def nodes_of(workflow, scan=None):
+    """Nodes by their own name, of one scan's workflow or of all."""
+    names = names_of(workflow, scan)
+    return {name.rsplit(".", 1)[-1]: workflow.get_node(name) for name in names}
+
+
+def test_every_scan_of_every_session_and_run_has_all_steps(build, settings, scans):
+    workflow = build(settings)
+    for scan in scans:
+        names = set(nodes_of(workflow, scan.key))
+        assert ANATOMY | HARMONIZATION <= names, scan.key
+    assert len(workflow.list_node_names()) == len(set(workflow.list_node_names()))
+    conforms = [name for name in workflow.list_node_names() if name.endswith(".conform")]
+    assert len(conforms) == len(scans)
+    files = {str(workflow.get_node(name).inputs.in_file) for name in conforms}
+    assert files == {str(scan.path) for scan in scans}
+
+
+def test_participants_do_not_depend_on_one_another(build, settings):
+    import networkx as nx
+
+    graph = build(settings)._create_flat_graph()
+    for part in nx.weakly_connected_components(graph):
+        assert len({node.fullname.split(".")[1] for node in part}) == 1
+
+
+def test_all_that_a_finished_scan_needs_has_a_sink(build, settings, scans, model):
+    """As many sinks as expected files, sidecars not counted."""
+    from bh_bids.derivatives import expected_outputs
+
+    workflow = build(settings)
+    for scan in scans:
+        images = [p for p in expected_outputs(scan, SPACE, settings) if p.suffix != ".json"]
+        sinks = [name for name in names_of(workflow, scan.key) if ".ds_" in name]
+        assert len(sinks) == len(images)
+
+
+def test_without_harmonization_there_is_no_harmonization(build, settings):
+    nodes = nodes_of(build(replace(settings, anat_only=True)))
+    assert set(nodes) >= ANATOMY | {"ds_preproc", "ds_mask", "ds_to_space", "plot_brain"}
+    assert not set(nodes) & HARMONIZATION
+    assert not any("harmoni" in name or name in ("ds_native", "ds_trace") for name in nodes)
+
+
+@pytest.mark.parametrize(
+    ("spaces", "present", "absent"),
+    [
+        (("T1w",), "ds_native", "ds_harmonized"),
+        ((SPACE,), "ds_harmonized", "ds_native"),
+    ],
+)
+def test_only_the_grids_asked_for_are_written(build, settings, spaces, present, absent):
+    nodes = nodes_of(build(replace(settings, output_spaces=spaces)))
+    assert present in nodes and absent not in nodes
+
+
+def test_every_step_says_what_it_needs(build, settings):
+    workflow = build(settings)
+    for name in workflow.list_node_names():
+        node = workflow.get_node(name)
+        assert 0 < node.mem_gb <= 4, name
+        assert node.n_procs in (1, settings.omp_nthreads), name
+    harmonize = nodes_of(workflow, "sub-02")["harmonize"]
+    assert harmonize.n_procs == harmonize.inputs.num_threads == 3
+    assert harmonize.mem_gb >= 1
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cpu", False), ("cuda", True), ("cuda:1", True)])
+def test_the_harmonization_takes_a_gpu_slot_if_it_runs_on_one(build, settings, device, wanted):
+    nodes = nodes_of(build(replace(settings, device=device)))
+    assert nodes["harmonize"].inputs.device == device
+    assert nodes["harmonize"].is_gpu_node() is wanted
+    assert not any(node.is_gpu_node() for name, node in nodes.items() if name != "harmonize")
+
+
+def test_crash_files_go_to_the_participant_s_own_log(build, settings, scans):
+    workflow = build(settings)
+    for name in workflow.list_node_names():
+        label = name.split(".")[0].split("_")[1]
+        expected = participant_log(settings, label)
+        execution = workflow.get_node(name).config["execution"]
+        assert execution["crashdump_dir"] == str(expected), name
+        assert execution["crashfile_format"] == "txt"
+    assert participant_log(settings, "01") == (
+        settings.output_dir / "sub-01" / "log" / settings.run_uuid
+    )
+
+
+def test_choices_reach_the_steps(build, settings, small_model):
+    chosen = replace(
+        settings, skull_strip_t1w="force", template="OASIS30ANTs", random_seed=11, sloppy=True
+    )
+    nodes = nodes_of(build(chosen))
+    assert nodes["brain_mask"].inputs.mode == "force"
+    assert nodes["brain_mask"].inputs.template == "OASIS30ANTs"
+    assert nodes["brain_mask"].inputs.sloppy is True
+    assert nodes["brain_mask"].inputs.seed == nodes["register"].inputs.seed == 11
+    assert nodes["harmonize"].inputs.seed == 11
+    assert nodes["harmonize"].inputs.model == str(small_model)
+    assert nodes["harmonize"].inputs.parameters
+    assert nodes["resample"].inputs.shape == [40, 48, 40]
+    assert [row[:3] for row in nodes["resample"].inputs.affine[:3]] == [
+        [4, 0, 0], [0, 4, 0], [0, 0, 4],
+    ]  # fmt: skip
+
+
+def test_a_mask_made_elsewhere_is_used_for_its_scan_alone(build, settings, scans, tmp_path):
+    mask = tmp_path / "masks" / "sub-02" / "anat" / "sub-02_desc-brain_mask.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    workflow = build(replace(settings, derivatives={"masks": tmp_path / "masks"}))
+    assert str(nodes_of(workflow, "sub-02")["brain_mask"].inputs.mask) == str(mask)
+    others = [
+        workflow.get_node(name)
+        for name in workflow.list_node_names()
+        if name.endswith("brain_mask") and "sub_02" not in name
+    ]
+    assert len(others) == 3
+    assert not any(str(mask) in str(node.inputs.mask) for node in others)
+
+
+def test_another_model_at_the_same_place_is_another_computation(build, settings, scans, model):
+    """nipype's cache in the work folder goes by a node's inputs."""
+    first = nodes_of(build(settings))["harmonize"].inputs.get_hashval()[1]
+    changed = dict(model, WeightsSHA256="0" * 64)
+    workflow = init_bh_bids_wf(
+        settings=settings, scans=scans, model=changed, keys={scan.key: "k" for scan in scans}
+    )
+    assert nodes_of(workflow)["harmonize"].inputs.get_hashval()[1] != first
+
+
+def test_names_with_every_kind_of_label_make_workflows(settings, scans, model, tmp_path):
+    """Labels of letters and digits in any mixture; nipype allows no hyphen in a name."""
+    odd = replace(
+        scans[3],
+        participant="0X9",
+        path=tmp_path / "sub-0X9_acq-a1B_rec-2nd_T1w.nii.gz",
+    )
+    odd.path.touch()
+    workflow = init_bh_bids_wf(
+        settings=settings,
+        scans=[*scans, odd],
+        model=model,
+        keys={scan.key: "k" for scan in [*scans, odd]},
+    )
+    assert "conform" in nodes_of(workflow, odd.key)
