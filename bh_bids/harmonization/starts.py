@@ -28,7 +28,7 @@ def mean_start(source, mask, model):
     # The last grade ends at the brightest voxel of all scans: a vessel, not the brain's contrast.
     grades[-1] = quantiles[-2]
     start[mask] = grades.mean() + (start[mask] - level) * grades.std() / max(contrast, 1e-6)
-    return np.maximum(start, 0).astype(np.float32)
+    return start.astype(np.float32)
 
 
 def gain_start(source, mask, model):
