@@ -172,6 +172,8 @@ def _layout(bids_dir, participants, database_dir):
     try:
         return BIDSLayout(
             str(bids_dir),
+            # check_dataset has looked at the description, unless it was told not to.
+            validate=False,
             indexer=indexer,
             database_path=None if database_dir is None else str(database_dir),
             reset_database=reset,
@@ -200,7 +202,8 @@ def read_filter_file(path):
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"The BIDS filter file {path} is not readable JSON: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"The BIDS filter file {path} is not readable JSON: {reason}.") from None
     if not isinstance(content, dict) or not isinstance(content.get("t1w"), dict):
         raise InputError(
             f'The BIDS filter file {path} must look like {{"t1w": {{"acquisition": "mprage"}}}}.'

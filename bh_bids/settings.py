@@ -115,7 +115,8 @@ def read_toml(path):
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"The configuration file {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"The configuration file {path} cannot be read: {reason}.") from None
     known = {item.name: item for item in fields(Settings)}
     unknown = sorted(set(values) - set(known))
     if unknown:
