@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from bh_bids.workflows.base import init_bh_bids_wf, participant_log
 
 from bh_bids.dataset import find_scans
 from bh_bids.settings import Settings
-from bh_bids.workflows.base import init_bh_bids_wf, participant_log
 
 SPACE = "MNI152NLin2009aSym"
 SCANS = (

@@ -6,11 +6,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from bh_bids.workflows.base import init_scan_wf
 
 from bh_bids.dataset import Scan
 from bh_bids.derivatives import expected_outputs
 from bh_bids.settings import Settings
-from bh_bids.workflows.base import init_scan_wf
 
 SPACE = "MNI152NLin2009aSym"
 NAMES = (

@@ -1,0 +1,305 @@
+"""bh-bids as a user meets it: exit codes, one clear sentence, no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import bh_bids
+from bh_bids.cli.run import main, prepare_environment
+from bh_bids.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def undone(clean_environment):
+    """The environment as it was."""
+
+
+@pytest.fixture
+def dataset(tmp_path, dataset_maker):
+    """Two participants whose scans nobody reads here."""
+    root = dataset_maker(tmp_path / "bids")
+    for name in ("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-A/anat/sub-02_ses-A_T1w.nii.gz"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(b"scan")
+    return root
+
+
+@pytest.fixture
+def call(tmp_path, dataset, small_model, capsys):
+    """Run the command; its exit code and what it said."""
+
+    def run(*options, bids=dataset, output=tmp_path / "out", level="participant", model=None):
+        argv = [str(bids), str(output), level, "-w", str(tmp_path / "work")]
+        argv += ["--model", str(model or small_model), "--device", "cpu", "--nprocs", "1"]
+        try:
+            code = main([*argv, *map(str, options)])
+        except SystemExit as exit:
+            code = exit.code
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+def one_sentence(error):
+    """The error is one line, ends as a sentence and is no traceback."""
+    lines = error.strip().splitlines()
+    assert "Traceback" not in error
+    assert len(lines) == 1, error
+    assert lines[0].startswith("bh-bids: error: ") and lines[0].endswith((".", ")"))
+    return lines[0]
+
+
+def test_help_is_complete_and_imports_nothing_heavy():
+    code = """if True:
+        import sys
+        from bh_bids.cli.run import main
+        try:
+            main(["--help"])
+        except SystemExit as exit:
+            assert exit.code == 0
+        heavy = {"torch", "nipype", "niworkflows", "bids", "ants", "matplotlib", "nibabel"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = (
+        "bids_dir output_dir {participant,group} --version --verbose --participant-label "
+        "--session-label --session-id --bids-filter-file --bids-database-dir "
+        "--skip-bids-validation --derivatives --work-dir --nprocs --n-cpus --nthreads "
+        "--omp-nthreads --mem-mb --mem-gb --low-mem --use-plugin --stop-on-first-crash "
+        "--resource-monitor --write-graph --reports-only --boilerplate-only --config-file "
+        "--random-seed --output-spaces --skull-strip-t1w --device --dry-run --sloppy --notrack "
+        "--model --method --template --anat-only"
+    ).split()
+    for option in expected:
+        assert option in done.stdout, option
+    assert "exit codes" in done.stdout
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.strip() == f"bh-bids {bh_bids.__version__}"
+
+
+@pytest.mark.parametrize("argv", [[], ["a"], ["a", "b"], ["a", "b", "subject"]])
+def test_wrong_usage_exits_with_two(argv, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    assert exit.value.code == 2
+    assert "usage: bh-bids" in capsys.readouterr().err
+
+
+def test_dataset_that_is_not_there(call, tmp_path):
+    code, _, error = call(bids=tmp_path / "nothing")
+    assert code == 1
+    assert str(tmp_path / "nothing") in one_sentence(error)
+
+
+def test_folder_that_is_no_dataset(call, tmp_path):
+    (tmp_path / "photos").mkdir()
+    code, _, error = call(bids=tmp_path / "photos")
+    assert code == 1
+    assert "dataset_description.json" in one_sentence(error)
+
+
+def test_dataset_without_description_can_be_forced(call, dataset):
+    (dataset / "dataset_description.json").unlink()
+    assert call("--dry-run")[0] == 1
+    code, told, error = call("--dry-run", "--skip-bids-validation")
+    assert code == 0, error
+    assert "sub-01_T1w.nii.gz" in told
+
+
+def test_dataset_without_t1w(call, tmp_path, dataset_maker):
+    root = dataset_maker(tmp_path / "functional")
+    (root / "sub-01" / "func").mkdir(parents=True)
+    code, _, error = call(bids=root)
+    assert code == 1
+    assert "no T1w scan" in one_sentence(error)
+
+
+def test_unknown_participant(call):
+    code, _, error = call("--participant-label", "01", "99")
+    assert code == 1
+    sentence = one_sentence(error)
+    assert "99" in sentence and "01, 02" in sentence
+
+
+def test_unknown_session(call):
+    code, _, error = call("--session-label", "Z")
+    assert code == 1
+    assert "session Z" in one_sentence(error)
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "/no/such/model"])
+def test_missing_model(call, name):
+    code, _, error = call(model=name)
+    assert code == 1
+    assert name in one_sentence(error)
+
+
+def test_folder_that_is_no_model(call, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    code, _, error = call(model=tmp_path / "pictures")
+    assert code == 1
+    assert "is no model" in one_sentence(error)
+
+
+def test_model_with_other_weights(call, tmp_path, model_maker):
+    folder = model_maker(tmp_path / "model")
+    with open(folder / "weights.safetensors", "ab") as stream:
+        stream.write(b"\0")
+    code, _, error = call(model=folder)
+    assert code == 1
+    assert "SHA-256" in one_sentence(error)
+
+
+def test_model_of_another_space(call, tmp_path, model_maker):
+    code, _, error = call(model=model_maker(tmp_path / "model", space="MNI305"))
+    assert code == 1
+    sentence = one_sentence(error)
+    assert "MNI305" in sentence and "MNI152NLin2009aSym" in sentence
+
+
+def test_gpu_that_is_not_there(call, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, error = call("--device", "cuda")
+    assert code == 1
+    assert "CUDA" in one_sentence(error)
+
+
+def test_auto_says_that_it_takes_the_cpu(call, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, told, error = call("--device", "auto", "--dry-run")
+    assert code == 0
+    assert "CPU" in error
+    assert "on cpu" in told
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "gpu"])
+def test_device_that_nobody_knows(call, device):
+    code, _, error = call("--device", device)
+    assert code == 1
+    assert device in one_sentence(error)
+
+
+def test_output_inside_the_dataset(call, dataset):
+    before = sorted(dataset.rglob("*"))
+    code, _, error = call(output=dataset / "results")
+    assert code == 1
+    assert "derivatives" in one_sentence(error)
+    assert sorted(dataset.rglob("*")) == before
+
+
+def test_output_that_cannot_be_a_folder(call, tmp_path):
+    (tmp_path / "taken").write_text("")
+    code, _, error = call(output=tmp_path / "taken")
+    assert code == 1
+    assert "cannot be written to" in one_sentence(error)
+
+
+def test_derivatives_without_a_name(call, tmp_path):
+    code, _, error = call("--derivatives", tmp_path)
+    assert code == 2
+    assert "NAME=PATH" in error
+
+
+def test_derivatives_that_are_not_there(call):
+    code, _, error = call("--derivatives", "masks=/no/such/folder")
+    assert code == 1
+    assert "/no/such/folder" in one_sentence(error)
+
+
+def test_unknown_output_space(call):
+    code, _, error = call("--output-spaces", "fsaverage")
+    assert code == 1
+    assert "fsaverage" in one_sentence(error)
+
+
+@pytest.mark.parametrize("option", ["--config-file", "--bids-filter-file"])
+def test_files_that_are_not_there(call, option):
+    code, _, error = call(option, "/no/such/file")
+    assert code == 1
+    assert "/no/such/file" in one_sentence(error)
+
+
+def test_dry_run_tells_the_plan_and_writes_nothing(call, tmp_path):
+    code, told, error = call("--dry-run")
+    assert code == 0
+    assert "2 of 2" in told
+    assert "sub-01/anat/sub-01_T1w.nii.gz" in told and "sub-02_ses-A_T1w" in told
+    assert "small" in told
+    assert not (tmp_path / "out").exists() and not (tmp_path / "work").exists()
+    assert "Traceback" not in error
+
+
+def test_interruption_is_no_crash(call, monkeypatch):
+    import bh_bids.runner
+
+    def interrupted(settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bh_bids.runner, "check_folders", interrupted)
+    code, _, error = call()
+    assert code == 130
+    assert "goes on from here" in error and "Traceback" not in error
+
+
+def test_group_without_results(call, tmp_path):
+    code, _, error = call(level="group")
+    assert code == 1
+    assert "participant level first" in one_sentence(error)
+
+
+def test_reports_of_scans_without_results_say_so_and_fail(call, tmp_path):
+    code, _, error = call("--reports-only")
+    assert code == 1
+    assert "2 of 2 scans have no results" in error and "sub-02_ses-A" in error
+    for label in ("01", "02"):
+        assert "<html" in (tmp_path / "out" / f"sub-{label}.html").read_text()
+    description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+
+
+def test_methods_text_alone(call, tmp_path):
+    code, _, error = call("--boilerplate-only")
+    assert code == 0, error
+    assert (tmp_path / "out" / "logs" / "CITATION.md").is_file()
+    assert not (tmp_path / "out" / "sub-01.html").exists()
+
+
+def settings_of(tmp_path, **more):
+    return Settings(tmp_path / "a", tmp_path / "b", omp_nthreads=3, **more)
+
+
+@pytest.mark.parametrize("home", [None, "/no/such/home"])
+def test_a_missing_home_folder_gets_a_substitute(tmp_path, monkeypatch, home):
+    for name in ("HOME", "TEMPLATEFLOW_HOME", "MPLCONFIGDIR"):
+        os.environ.pop(name, None)
+    if home:
+        os.environ["HOME"] = home
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    prepare_environment(settings_of(tmp_path))
+    for name in ("HOME", "TEMPLATEFLOW_HOME", "MPLCONFIGDIR"):
+        assert os.environ[name].startswith(str(tmp_path)), name
+    assert os.access(os.environ["HOME"], os.W_OK)
+
+
+def test_libraries_are_kept_quiet_and_small(tmp_path):
+    before = os.environ.get("HOME")
+    prepare_environment(settings_of(tmp_path))
+    assert os.environ["NIPYPE_NO_ET"] == os.environ["NO_ET"] == "1"
+    assert os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == "1"
+    assert os.environ["TEMPLATEFLOW_AUTOUPDATE"] == "0"
+    assert os.environ["MPLBACKEND"] == "Agg"
+    assert os.environ.get("HOME") == before
