@@ -67,7 +67,6 @@ METHODS = {
     "gain": lambda source, mask, model, device: gain_match(source, mask, quantiles(model)),
     "hm": lambda source, mask, model, device: histogram_match(source, mask, quantiles(model)),
     "paper": flow_method(),
-    "paper-mean": flow_method(start="mean"),
     "paper-gain": flow_method(start="gain"),
     "paper-histogram": flow_method(start="histogram"),
     "paper-identity": flow_method(identity=True),

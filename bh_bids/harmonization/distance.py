@@ -55,8 +55,7 @@ class Correlation:
         norm = centred.norm()
         out = torch.zeros_like(x)
         if norm > 0:
-            ncc = (centred @ self._direction) / norm
-            out[self.mask] = (ncc * centred - norm * self._direction).to(x.dtype)
+            out[self.mask] = self._slope(centred, norm).to(x.dtype)
         return out
 
     def descend(self, x, step):
@@ -85,10 +84,13 @@ class Correlation:
         norm = centred.norm()
         out = x.clone()
         if norm > 0:
-            ncc = (centred @ self._direction) / norm
-            moved = (1 - step * ncc) * centred + step * norm * self._direction
+            moved = centred - step * self._slope(centred, norm)
             out[self.mask] = (level + moved * (norm / moved.norm())).to(x.dtype)
         return out
+
+    def _slope(self, centred, norm):
+        ncc = (centred @ self._direction) / norm
+        return ncc * centred - norm * self._direction
 
     def _centred(self, x):
         inside = x[self.mask].double()
