@@ -150,12 +150,12 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
     -------
     numpy.ndarray of bool, shape (x, y, z)
     """
-    spacing = SLOPPY_SPACING if sloppy else WORKING_SPACING
-    small, grid = downsample(volume, affine, spacing)
+    rough = downsample(volume, affine, 4.0)[0]
+    inside = volume > 0.5 * rough.mean()
+    corrected = volume / n4_bias_field(volume, affine, inside, iterations=(20, 20))
+    small, grid = downsample(corrected, affine, SLOPPY_SPACING if sloppy else WORKING_SPACING)
     # Beyond the head's brightest fat, intensities carry no anatomy but pull the metric.
     small = np.clip(small, 0, np.percentile(small[small > small.mean()], 98))
-    inside = ndimage.binary_fill_holes(small > 0.5 * small.mean())
-    small = small / n4_bias_field(small, grid, inside, iterations=(20, 20))
     fixed, moving = to_ants(small, grid), to_ants(head.volume, head.affine)
     with deterministic(seed), tempfile.TemporaryDirectory() as folder:
         fit = ants.registration(
@@ -168,8 +168,50 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
         warped = ants.apply_transforms(
             fixed, to_ants(head.probability, head.affine), fit["fwdtransforms"]
         ).numpy()
-    full = resample(warped, grid, volume.shape, affine)
-    return _without_holes(_largest_component(full > 0.5))
+    core = _largest_component(resample(warped, grid, volume.shape, affine) > 0.5)
+    return _without_holes(refine_mask(corrected, core, voxel_sizes(affine)))
+
+
+def refine_mask(volume, core, sizes, *, reach=4.0, range_=(0.55, 1.7), bridge=2.0):
+    """Let a mask grow to the cortex's edge, but never far.
+
+    An averaged head's probability map is cut a little inside the gyri's crowns. From there the mask
+    follows voxels as bright as brain; the dark rim of cerebrospinal fluid and bone stops it.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        Bias-corrected T1w volume.
+    core : numpy.ndarray of bool, shape (x, y, z)
+        Mask to start from; all of it is kept.
+    sizes : sequence of float
+        Voxel sizes in mm.
+    reach : float
+        Farthest distance from the core in mm.
+    range_ : tuple of float
+        Darkest and brightest brain, as shares of the core's median; vessels are brighter.
+    bridge : float
+        Radius in mm of the opening that cuts thin bridges to other tissue, and of the closing that
+        takes in narrow sulci.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (x, y, z)
+    """
+    box = content_box(core, margin=int(np.ceil((reach + bridge) / min(sizes))) + 1)
+    inner = core[box]
+    distance = ndimage.distance_transform_edt(~inner, sampling=sizes)
+    relative = volume[box] / np.median(volume[core])
+    like_brain = (relative > range_[0]) & (relative < range_[1])
+    grown = ndimage.binary_propagation(inner, mask=inner | (like_brain & (distance <= reach)))
+    eroded = ndimage.distance_transform_edt(grown, sampling=sizes) > bridge
+    opened = ndimage.distance_transform_edt(~eroded, sampling=sizes) <= bridge
+    kept = inner | (grown & opened)
+    spread = ndimage.distance_transform_edt(~kept, sampling=sizes) <= bridge
+    closed = ndimage.distance_transform_edt(spread, sampling=sizes) > bridge
+    refined = np.zeros_like(core)
+    refined[box] = _largest_component(kept | (closed & (distance <= reach)))
+    return refined
 
 
 def _largest_component(mask):
