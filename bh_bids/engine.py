@@ -63,6 +63,13 @@ def run_workflow(workflow, settings, names):
         workflow.run(plugin=plugin, plugin_args=arguments)
     except RuntimeError:
         return False
+    except Exception:
+        # A step that fails outside its interface, on a full disk for one, raises whatever it met;
+        # what left no crash file is a defect.
+        crashes = Path(settings.output_dir).glob(f"sub-*/log/{settings.run_uuid}/crash*")
+        if not any(crashes):
+            raise
+        return False
     return True
 
 

@@ -187,7 +187,8 @@ class ResampleToModel(SimpleInterface):
 
 class _OnGridInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="volume on RAS axes")
-    reference = File(exists=True, mandatory=True, desc="image whose grid and header to take")
+    # Not checked when the workflow is built: one missing scan must not stop the others.
+    reference = File(mandatory=True, desc="image whose grid and header to take")
 
 
 class MaskOnGrid(SimpleInterface):

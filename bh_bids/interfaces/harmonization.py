@@ -70,7 +70,7 @@ class _NativeInputSpec(BaseInterfaceInputSpec):
     harmonized = File(exists=True, mandatory=True, desc="brain on the model's grid, after")
     result = File(exists=True, mandatory=True, desc="JSON of the harmonization")
     transform = File(exists=True, mandatory=True, desc="from the scan to the model's space")
-    reference = File(exists=True, mandatory=True, desc="the scan in the dataset")
+    reference = File(mandatory=True, desc="the scan in the dataset")
 
 
 class _NativeOutputSpec(TraitedSpec):
