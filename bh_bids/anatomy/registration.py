@@ -118,4 +118,23 @@ def write_affine(matrix, path):
     transform.set_fixed_parameters([0.0, 0.0, 0.0])
     transform.set_parameters([*lps[:3, :3].ravel(), *lps[:3, 3]])
     ants.write_transform(transform, str(path))
+    if Path(path).suffix == ".h5":
+        _drop_times(path)
     return Path(path)
+
+
+def _drop_times(path):
+    """Write an HDF5 file again without the times of writing: equal results are equal bytes."""
+    import h5py
+
+    aside = Path(f"{path}.tmp")
+    with h5py.File(path, "r") as source, h5py.File(aside, "w") as copy:
+
+        def add(name, item):
+            if isinstance(item, h5py.Group):
+                copy.create_group(name)
+            else:
+                copy.create_dataset(name, data=item[()], dtype=item.dtype, track_times=False)
+
+        source.visititems(add)
+    aside.replace(path)

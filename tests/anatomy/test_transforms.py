@@ -1,5 +1,7 @@
 """Transform files against ANTs itself: what is said to move an image there, does."""
 
+import time
+
 import ants
 import numpy as np
 import pytest
@@ -143,3 +145,11 @@ def test_determinism_ends_with_its_context_whatever_happens():
         assert ants.config._deterministic
         raise RuntimeError
     assert not ants.config._deterministic
+
+
+def test_equal_transforms_are_equal_bytes(tmp_path):
+    """HDF5 notes when it was written; results that are compared by their bytes must not."""
+    matrix = np.array([[1.1, 0.1, 0, 3], [-0.1, 0.9, 0.05, -4], [0, 0.02, 1.2, 5], [0, 0, 0, 1]])
+    first = write_affine(matrix, tmp_path / "a.h5").read_bytes()
+    time.sleep(1.1)
+    assert write_affine(matrix, tmp_path / "b.h5").read_bytes() == first
