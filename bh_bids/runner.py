@@ -164,9 +164,7 @@ def make_plan(settings):
             "both."
         )
     threads = settings.omp_nthreads or _threads(settings.nprocs, len(scans))
-    settings = replace(
-        settings, output_spaces=tuple(spaces), device=device, omp_nthreads=threads
-    )
+    settings = replace(settings, output_spaces=tuple(spaces), device=device, omp_nthreads=threads)
     keys = {scan.key: _key(scan, settings, model.metadata) for scan in scans}
     todo = [scan for scan in scans if not is_done(scan, model.space, settings, keys[scan.key])]
     return Plan(settings, scans, todo, model.metadata, keys)

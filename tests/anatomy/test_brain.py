@@ -12,6 +12,7 @@ from bh_bids.anatomy.brain import (
     foreground,
     is_skull_stripped,
     mask_of_skull_stripped,
+    refine_mask,
 )
 from bh_bids.anatomy.templates import HeadTemplate
 from bh_bids.errors import InputError
@@ -106,7 +107,7 @@ def moved_head(head, tools):
 def test_extraction_finds_the_brain_of_a_moved_head(
     head, moved_head, head_template, tools, monkeypatch
 ):
-    monkeypatch.setattr(module, "WORKING_SPACING", 6.0)
+    monkeypatch.setattr(module, "SLOPPY_SPACING", 6.0)
     monkeypatch.setattr(bias, "ESTIMATION_SPACING", 8.0)
     volume, brain = moved_head
     found = extract_brain(volume, head.affine, head_template, sloppy=True)
@@ -122,6 +123,43 @@ def test_extraction_repeats_bit_for_bit(head, moved_head, head_template, tools, 
     assert tools.dice(found, brain) > 0.95
     again = extract_brain(volume, head.affine, head_template)
     np.testing.assert_array_equal(again, found)
+
+
+SIZES = (1.0, 1.2, 1.5)
+
+
+@pytest.fixture(scope="module")
+def layers():
+    """Brain of 24 mm, fluid and bone of 5 mm, scalp: the distance from the centre, and the T1w."""
+    shape = tuple(int(80 / size) for size in SIZES)
+    grid = [(np.arange(n) - (n - 1) / 2) * size for n, size in zip(shape, SIZES, strict=True)]
+    distance = np.sqrt(sum(axis**2 for axis in np.meshgrid(*grid, indexing="ij")))
+    volume = np.select([distance < 24, distance < 29, distance < 36], [100, 20, 140], 5)
+    return distance, volume.astype(np.float32)
+
+
+def test_a_mask_grows_to_the_brains_edge_and_no_farther(layers, tools):
+    distance, volume = layers
+    core = distance < 21.5
+    refined = refine_mask(volume, core, SIZES)
+    assert refined.dtype == bool and (refined & core).sum() == core.sum()
+    assert tools.dice(refined, distance < 24) > 0.98
+    assert refined[distance > 25].sum() == 0
+
+
+def test_a_thin_bridge_does_not_let_the_mask_out(layers):
+    distance, volume = layers
+    bridged = volume.copy()
+    middle = [n // 2 for n in volume.shape]
+    bridged[middle[0], middle[1] :, middle[2]] = 120
+    refined = refine_mask(bridged, distance < 21.5, SIZES)
+    assert refined[distance > 26].sum() == 0
+
+
+def test_without_a_dark_rim_the_mask_stays_within_reach(layers):
+    distance, volume = layers
+    refined = refine_mask(np.full_like(volume, 100), distance < 20, SIZES, reach=4.0)
+    assert distance[refined].max() < 20 + 4 + max(SIZES)
 
 
 @pytest.fixture
