@@ -110,13 +110,18 @@ def choose_plugin(settings, progress):
 
     Returns
     -------
-    plugin : str
+    plugin : str or nipype.pipeline.plugins.base.PluginBase
+        By name, or with its arguments in it.
     arguments : dict
 
     Raises
     ------
     InputError
     """
+    from nipype.pipeline import plugins
+
+    from .workers import SturdyMultiProcPlugin
+
     if settings.use_plugin:
         import yaml
 
@@ -128,16 +133,22 @@ def choose_plugin(settings, progress):
                 f"The plugin file {settings.use_plugin} cannot be used ({error}): it must be YAML "
                 "with 'plugin' and, if needed, 'plugin_args'."
             ) from None
-        return plugin, {"status_callback": progress, **arguments}
-    if settings.low_mem or settings.nprocs == 1:
-        return "Linear", {"status_callback": progress}
-    return "MultiProc", {
+        if not hasattr(plugins, f"{plugin}Plugin"):
+            raise InputError(f"{settings.use_plugin}: nipype has no plugin '{plugin}'.")
+    elif settings.low_mem or settings.nprocs == 1:
+        plugin, arguments = "Linear", {}
+    else:
+        plugin, arguments = "MultiProc", {}
+    arguments = {"status_callback": progress, **arguments}
+    if plugin != "MultiProc":
+        return plugin, arguments
+    own = {
         "n_procs": settings.nprocs,
         "memory_gb": settings.mem_gb or _memory_gb(),
         "raise_insufficient": False,
         "mp_context": "forkserver",
-        "status_callback": progress,
     }
+    return SturdyMultiProcPlugin(plugin_args={**own, **arguments}), {}
 
 
 def _memory_gb():
