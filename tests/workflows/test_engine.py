@@ -1,0 +1,94 @@
+"""How a workflow is run: which plugin, and what is told on the way."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+
+from bh_bids.engine import Progress, choose_plugin
+from bh_bids.errors import InputError
+from bh_bids.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path):
+    def make(**more):
+        return Settings(tmp_path / "a", tmp_path / "b", **{"nprocs": 4, **more})
+
+    return make
+
+
+def test_one_process_needs_no_pool(settings):
+    progress = object()
+    for one in (settings(nprocs=1), settings(low_mem=True)):
+        assert choose_plugin(one, progress) == ("Linear", {"status_callback": progress})
+
+
+def test_the_pool_gets_the_resources_that_were_given(settings):
+    plugin, _ = choose_plugin(settings(mem_gb=3.5), "told")
+    arguments = plugin.plugin_args
+    assert type(plugin).__mro__[1].__name__ == "MultiProcPlugin"
+    assert (plugin.processors, plugin.memory_gb) == (4, 3.5)
+    assert arguments["status_callback"] == "told"
+    # A forked torch hangs; see the notes on the stack.
+    assert plugin.pool._mp_context.get_start_method() == "forkserver"
+    plugin.pool.shutdown()
+
+
+def test_without_a_limit_the_pool_stays_under_what_the_computer_has(settings):
+    import psutil
+
+    plugin, _ = choose_plugin(settings(), None)
+    plugin.pool.shutdown()
+    total = psutil.virtual_memory().total / 1024**3
+    assert 0.5 * total < plugin.memory_gb < total
+
+
+def test_a_cluster_s_plugin_comes_from_its_file(settings, tmp_path):
+    path = tmp_path / "slurm.yml"
+    path.write_text("plugin: SLURM\nplugin_args: {sbatch_args: --mem=4G, dont_resubmit: true}\n")
+    plugin, arguments = choose_plugin(settings(use_plugin=path), "told")
+    assert plugin == "SLURM"
+    assert arguments == {
+        "status_callback": "told",
+        "sbatch_args": "--mem=4G",
+        "dont_resubmit": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "content", ["", "- a", "plugin_args: {}", "plugin: [", "plugin: SLURM\nplugin_args: 3",
+                "plugin: NoSuchScheduler", None]
+)  # fmt: skip
+def test_unusable_plugin_files_are_refused(settings, tmp_path, content):
+    path = tmp_path / "plugin.yml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=r"plugin\.yml"):
+        choose_plugin(settings(use_plugin=path), None)
+
+
+def step(name, scan="sub_01_ses_A_scan_wf"):
+    return SimpleNamespace(fullname=f"bh_bids_wf.sub_01_wf.{scan}.anatomical_wf.{name}")
+
+
+def test_progress_names_scan_and_step_and_says_what_failed():
+    stream = io.StringIO()
+    told = Progress({"sub_01_ses_A_scan_wf": "sub-01_ses-A"}, stream)
+    for status in ("start", "end"):
+        told(step("bias_field"), status)
+    for status in ("start", "exception"):
+        told(step("register"), status)
+    first, second = (li for li in stream.getvalue().splitlines() if "begins" not in li)
+    assert first.split()[:4] == ["sub-01_ses-A", "bias", "field", "done"]
+    assert second.split()[:3] == ["sub-01_ses-A", "register", "FAILED"]
+
+
+def test_progress_is_silent_on_plumbing_and_on_what_was_left_out():
+    stream = io.StringIO()
+    told = Progress({}, stream)
+    for name in ("inputnode", "outputnode", "ds_mask", "sidecar_native"):
+        told(step(name), "start")
+        told(step(name), "end")
+    told(step("harmonize"), "end")
+    assert stream.getvalue() == ""
