@@ -38,8 +38,8 @@ class PaperParameters:
         the source times a gain, or the source with its histogram matched; see
         :mod:`bh_bids.harmonization.starts`. The correlation pulls every start to a linear map of
         the source, and only the start's level and contrast last: from "mean" and "histogram" the
-        results differ by tenths of a decibel; "gain" keeps the source's contrast and loses 4 to
-        5 dB on a simulated gamma of 0.7.
+        results differ by tenths of a decibel; "gain" keeps the source's contrast and loses 6 to
+        9 dB on simulated contrast gaps.
     step : float
         Image step on ``1 - NCC``, in units of ``||x_c||^2``; below 2 it is stable.
     edge_weight : float
