@@ -89,7 +89,7 @@ def _sink_anatomical(sink, scan, space, standard, key):
     """Sinks of brain masks, transforms and the preprocessed scan."""
     mask = {"Type": "Brain", "Description": "Brain mask", "Sources": [scan.uri]}
     sink("ds_mask", "mask", desc="brain", suffix="mask", meta=mask)
-    standard_mask = {**mask, "SpatialReference": space}
+    standard_mask = {**mask, "SpatialReference": space, "Resolution": RESOLUTION}
     sink(
         "ds_preproc_mask",
         "preproc_mask",
@@ -177,8 +177,6 @@ def _sink(scan, settings, *, meta=None, **entities):
     from bh_bids.interfaces.bids import DerivativesDataSink
 
     image = entities["suffix"] in ("T1w", "mask") and entities.get("datatype") != "figures"
-    if "space" in entities:
-        entities["Resolution"] = RESOLUTION
     sink = DerivativesDataSink(
         base_directory=str(settings.output_dir),
         source_file=str(scan.path),

@@ -1,5 +1,6 @@
 """Writing derivatives under their BIDS names, whole or not at all."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -37,17 +38,28 @@ class DerivativesDataSink(_DerivativesDataSink):
         final.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".bh-bids-", dir=final) as aside:
             self.inputs.base_directory = aside
+            meta = self.inputs.meta_dict
+            said = dict(meta) if isdefined(meta) else {}  # the sink writes into what it is given
             try:
                 runtime = super()._run_interface(runtime)
             finally:
                 self.inputs.base_directory = str(final)
             results = self._results
             if isdefined(results.get("out_meta")) and results.get("out_meta"):
+                _restore(results["out_meta"], said)
                 results["out_meta"] = _move(results["out_meta"], aside, final)
             out = results["out_file"]
             moved = [_move(path, aside, final) for path in ([out] if isinstance(out, str) else out)]
             results["out_file"] = moved[0] if isinstance(out, str) else moved
         return runtime
+
+
+def _restore(sidecar, given):
+    """Let what we say of an image stand: niworkflows claims TemplateFlow's grids for ours."""
+    if "Resolution" in given:
+        path = Path(sidecar)
+        content = {**json.loads(path.read_text()), "Resolution": given["Resolution"]}
+        path.write_text(json.dumps(content, sort_keys=True, indent=2))
 
 
 def _move(path, aside, final):
