@@ -7,6 +7,7 @@ so that what tests hold the code against does not come from the code.
 import json
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,9 +68,7 @@ def block_mean(volume, affine, factor):
 @pytest.fixture(scope="session")
 def mni():
     """The MNI152 brain at 1 mm as nilearn ships it: volume on RAS axes, affine."""
-    import nilearn
-
-    folder = Path(nilearn.__file__).parent / "datasets" / "data"
+    folder = Path(find_spec("nilearn").origin).parent / "datasets" / "data"
     image = nib.load(folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
     image = nib.as_closest_canonical(image)
     return np.asarray(image.dataobj, dtype=np.float32), image.affine

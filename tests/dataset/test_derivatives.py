@@ -1,6 +1,7 @@
 """When results count as done, and the descriptions that go with them."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +178,22 @@ def test_description_names_its_sources(tmp_path):
     content = json.loads((tmp_path / "dataset_description.json").read_text())
     assert content["SourceDatasets"] == [{"DOI": "doi:10.1/x"}]
     assert content["License"]
+
+
+def test_parallel_jobs_never_see_half_a_description(tmp_path):
+    path = tmp_path / "dataset_description.json"
+    links = {f"masks{n}": tmp_path / "masks" for n in range(200)}
+
+    def write():
+        for _ in range(20):
+            write_description(tmp_path, tmp_path / "raw", links, {})
+
+    write_description(tmp_path, tmp_path / "raw", links, {})
+    jobs = [threading.Thread(target=write) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    while any(job.is_alive() for job in jobs):
+        assert len(json.loads(path.read_text())["DatasetLinks"]) == 201
+    for job in jobs:
+        job.join()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".bidsignore", path.name]
