@@ -7,6 +7,8 @@ import numpy as np
 
 from ..errors import ModelError
 
+# What the conditioners may see besides their own channels, in the order of the context's maps.
+CONDITIONS = ("mask", "previous", "mean", "noise")
 _MINIMA = {"levels": 1, "steps": 1, "hidden_channels": 1, "blocks": 1, "bins": 2, "bits": 1}
 
 
@@ -31,6 +33,13 @@ class FlowConfig:
         steps of ``2**-bits``.
     batch_norm : bool
         Batch normalisation in the conditioner, as in the published architecture.
+    conditions : tuple of str
+        What every conditioner sees besides its own channels, a selection of ``CONDITIONS`` in
+        their order: the brain "mask", the "previous" (next lower) slice, the target's "mean"
+        volume at the slice, and the level of "noise". None in the published architecture.
+    noise_range : tuple of float
+        Lowest and highest standard deviation (target units) of the Gaussian noise of the training
+        images; of use with the condition "noise" only.
     slice_shape : tuple of int
         Sides (x, y) of an axial slice of the grid.
     slices : int
@@ -56,6 +65,8 @@ class FlowConfig:
     tail_bound: float = 3.0
     bits: int = 8
     batch_norm: bool = False
+    conditions: tuple = ()
+    noise_range: tuple = (0.004, 0.05)
     slice_shape: tuple = (160, 192)
     slices: int = 160
     voxel_size: tuple = (1.0, 1.0, 1.0)
@@ -78,7 +89,22 @@ class FlowConfig:
             raise ModelError(_out_of_range(self, "batch_norm", "true or false"))
         if not isinstance(self.space, str) or not self.space.isalnum():
             raise ModelError(_out_of_range(self, "space", "a BIDS label of letters and digits"))
+        self._check_conditions()
         self._check_grid()
+
+    def _check_conditions(self):
+        given = _as_tuple(self.conditions)
+        if given != tuple(c for c in CONDITIONS if c in given) or not isinstance(
+            self.conditions, (list, tuple)
+        ):
+            raise ModelError(
+                _out_of_range(self, "conditions", f"some of {', '.join(CONDITIONS)}, in this order")
+            )
+        ends = _as_tuple(self.noise_range)
+        if len(ends) != 2 or not all(_is_number(v) for v in ends) or not 0 < ends[0] < ends[1]:
+            raise ModelError(_out_of_range(self, "noise_range", "two growing positive numbers"))
+        object.__setattr__(self, "conditions", given)
+        object.__setattr__(self, "noise_range", tuple(float(v) for v in ends))
 
     def _check_grid(self):
         sides = _as_tuple(self.slice_shape)
@@ -116,6 +142,20 @@ class FlowConfig:
     def side_multiple(self):
         """The sides of a slice given to the flow must be multiples of this."""
         return 2**self.levels
+
+    @property
+    def context_channels(self):
+        """Channels of context that a level's conditioners see; the same at every level."""
+        images = sum(condition != "noise" for condition in self.conditions)
+        return 4 * images + ("noise" in self.conditions)
+
+    def noise_code(self, sigma):
+        """Value of the context's "noise" map for a standard deviation in target units.
+
+        Linear in log sigma, from -1 to 1 between the two ends of ``noise_range``.
+        """
+        low, high = self.noise_range
+        return 2 * math.log(sigma / low) / math.log(high / low) - 1
 
     def to_dict(self):
         """Plain dictionary (lists for tuples), ready for JSON."""

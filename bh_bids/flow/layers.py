@@ -11,8 +11,10 @@ import torch
 from nflows.nn.nets import ConvResidualNet
 from nflows.transforms import (
     ActNorm,
+    CompositeTransform,
     OneByOneConvolution,
     PiecewiseRationalQuadraticCouplingTransform,
+    SqueezeTransform,
 )
 from nflows.utils import create_mid_split_binary_mask
 from torch.nn import functional as F
@@ -34,6 +36,18 @@ class FlooredActNorm(ActNorm):
             self.log_scale.copy_(-std.log())
             self.shift.copy_(-inputs.mean(dim=dims) / std)
             self.initialized.fill_(True)
+
+    def forward(self, inputs, context=None):
+        """Scale and shift channels; returns outputs (n, c, h, w) and the log-determinant ()."""
+        if self.training and not self.initialized:
+            self._initialize(inputs)
+        scale, shift = self._broadcastable_scale_shift(inputs)
+        return scale * inputs + shift, self.log_scale.sum()
+
+    def inverse(self, inputs, context=None):
+        """Undo :meth:`forward`; returns outputs (n, c, h, w) and the log-determinant ()."""
+        scale, shift = self._broadcastable_scale_shift(inputs)
+        return (inputs - shift) / scale, -self.log_scale.sum()
 
 
 class InvertibleConvolution(OneByOneConvolution):
@@ -59,22 +73,18 @@ class InvertibleConvolution(OneByOneConvolution):
         return tuple(torch.as_tensor(i, device=self.bias.device) for i in indices)
 
     def forward(self, inputs, context=None):
-        """Map channels; returns outputs (n, c, h, w) and the log-determinant (n,)."""
+        """Map channels; returns outputs (n, c, h, w) and the log-determinant ()."""
         weight = self.matrix().to(inputs.dtype)
         outputs = F.conv2d(inputs, weight[:, :, None, None], self.bias)
-        return outputs, self._summed_logabsdet(inputs)
+        return outputs, self.logabsdet()
 
     def inverse(self, inputs, context=None):
-        """Map channels back; returns outputs (n, c, h, w) and the log-determinant (n,)."""
+        """Map channels back; returns outputs (n, c, h, w) and the log-determinant ()."""
         weight = torch.linalg.inv(self.matrix())
         bias = -(weight @ self.bias.double())
         weight, bias = weight.to(inputs.dtype), bias.to(inputs.dtype)
         outputs = F.conv2d(inputs, weight[:, :, None, None], bias)
-        return outputs, -self._summed_logabsdet(inputs)
-
-    def _summed_logabsdet(self, inputs):
-        n, _, h, w = inputs.shape
-        return (h * w * self.logabsdet()).expand(n)
+        return outputs, -self.logabsdet()
 
 
 class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
@@ -93,6 +103,7 @@ class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
             return ConvResidualNet(
                 in_channels=in_channels,
                 out_channels=out_channels,
+                context_channels=config.context_channels or None,
                 hidden_channels=config.hidden_channels,
                 num_blocks=config.blocks,
                 use_batch_norm=config.batch_norm,
@@ -107,17 +118,17 @@ class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
         )
 
     def forward(self, inputs, context=None):
-        """Transform; returns outputs (n, c, h, w) and the log-determinant (n,)."""
-        return self._transform(inputs, inverse=False)
+        """Transform; returns outputs (n, c, h, w) and the log-determinant (n, h, w)."""
+        return self._transform(inputs, context, inverse=False)
 
     def inverse(self, inputs, context=None):
-        """Transform back; returns outputs (n, c, h, w) and the log-determinant (n,)."""
-        return self._transform(inputs, inverse=True)
+        """Transform back; returns outputs (n, c, h, w) and the log-determinant (n, h, w)."""
+        return self._transform(inputs, context, inverse=True)
 
-    def _transform(self, inputs, inverse):
+    def _transform(self, inputs, context, inverse):
         moved, kept = inputs.split((self.num_transform_features, self.num_identity_features), 1)
         n, c, h, w = moved.shape
-        parameters = self.transform_net(kept.contiguous(memory_format=torch.channels_last))
+        parameters = self.transform_net(kept.contiguous(memory_format=torch.channels_last), context)
         parameters = parameters.contiguous().view(n, c, -1, h, w)
         sizes = (self.num_bins, self.num_bins, self.num_bins - 1)
         widths, heights, derivatives = parameters.split(sizes, dim=2)
@@ -130,4 +141,50 @@ class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
             tail_bound=self.tail_bound,
             inverse=inverse,
         )
-        return torch.cat((moved, kept), dim=1), logabsdet.sum(dim=(1, 2, 3))
+        return torch.cat((moved, kept), dim=1), logabsdet.sum(dim=1)
+
+
+class Level(CompositeTransform):
+    """One level: squeeze, the steps, and a last 1x1 convolution.
+
+    Parameters
+    ----------
+    channels : int
+        Channels after the squeeze.
+    config : FlowConfig
+        Number of steps, and sizes of their couplings.
+    """
+
+    def __init__(self, channels, config):
+        steps = [
+            CompositeTransform(
+                [
+                    FlooredActNorm(channels),
+                    InvertibleConvolution(channels),
+                    SplineCoupling(channels, config),
+                ]
+            )
+            for _ in range(config.steps)
+        ]
+        super().__init__([SqueezeTransform(), *steps, InvertibleConvolution(channels)])
+
+    def forward(self, inputs, context=None):
+        """Transform; returns outputs (n, c, h, w) and the log-determinant (n, h, w)."""
+        squeeze, *layers = self._flat()
+        outputs, _ = squeeze(inputs)
+        total = outputs.new_zeros(outputs.shape[0], *outputs.shape[2:])
+        for layer in layers:
+            outputs, logabsdet = layer(outputs, context)
+            total = total + logabsdet
+        return outputs, total
+
+    def inverse(self, inputs, context=None):
+        """Transform back; returns outputs (n, c / 4, 2 h, 2 w) alone."""
+        squeeze, *layers = self._flat()
+        for layer in reversed(layers):
+            inputs, _ = layer.inverse(inputs, context)
+        return squeeze.inverse(inputs)[0]
+
+    def _flat(self):
+        squeeze, *steps, last = self._transforms
+        return [squeeze, *(layer for step in steps for layer in step._transforms), last]

@@ -54,3 +54,15 @@ def test_unknown_field_is_named():
 def test_no_table():
     with pytest.raises(ModelError, match="Config"):
         FlowConfig.from_dict(None)
+
+
+@pytest.mark.parametrize("conditions", [("noise", "mask"), ("age",), "mask", ("mask", "mask")])
+def test_conditions_out_of_order_or_unknown_are_refused(conditions):
+    with pytest.raises(ModelError, match="conditions"):
+        FlowConfig(conditions=conditions)
+
+
+@pytest.mark.parametrize("ends", [(0.05, 0.004), (0, 0.1), (0.1,), (0.1, float("inf"))])
+def test_noise_range_is_checked(ends):
+    with pytest.raises(ModelError, match="noise_range"):
+        FlowConfig(noise_range=ends)

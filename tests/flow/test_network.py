@@ -209,3 +209,89 @@ def test_convolution_matrix_matches_numpy():
     expected = np.einsum("ij,njhw->nihw", matrix, x.numpy())
     expected += layer.bias.detach().numpy()[:, None, None]
     np.testing.assert_allclose(layer(x)[0].detach().numpy(), expected, atol=1e-5)
+
+
+def conditioned(conditions, **sizes):
+    return FlowConfig(
+        levels=2, steps=2, hidden_channels=6, blocks=1, bins=4, conditions=conditions, **sizes
+    )
+
+
+def context_of(config, shape, n=1, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand((n, len(config.conditions), *shape), generator=generator).double()
+    for k, condition in enumerate(config.conditions):
+        if condition == "mask":
+            maps[:, k] = (maps[:, k] > 0.3).double()
+        if condition == "noise":
+            maps[:, k] = config.noise_code(0.02)
+    return maps
+
+
+ALL = ("mask", "previous", "mean", "noise")
+
+
+@pytest.mark.parametrize("conditions", [("noise",), ("mask",), ("mask", "noise"), ALL])
+def test_conditioned_flow_is_a_bijection_with_its_jacobian(make_flow, conditions):
+    config = conditioned(conditions)
+    flow = make_flow(config)
+    x, context = slices((8, 8), n=1), context_of(config, (8, 8))
+    z, logabsdet = flow(x, context)
+    jacobian = torch.autograd.functional.jacobian(lambda v: flow(v, context)[0][0], x)
+    expected = torch.linalg.slogdet(jacobian.reshape(64, 64)).logabsdet
+    torch.testing.assert_close(logabsdet[0], expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(flow.inverse(z, (8, 8), context), x, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("condition", ALL)
+def test_every_condition_reaches_the_density(make_flow, condition):
+    config = conditioned(ALL)
+    flow = make_flow(config)
+    x, context = slices((16, 16), n=2), context_of(config, (16, 16), n=2)
+    changed = context.clone()
+    changed[:, ALL.index(condition)] = 1 - changed[:, ALL.index(condition)]
+    assert (flow(x, context)[0] - flow(x, changed)[0]).abs().max() > 1e-3
+
+
+def test_with_a_full_mask_every_position_counts(make_flow):
+    config = conditioned(("mask",))
+    flow = make_flow(config)
+    x = slices((16, 8), n=3)
+    context = torch.ones(3, 1, 16, 8, dtype=torch.float64)
+    z, logabsdet = flow(x, context)
+    expected = logabsdet - 0.5 * (z.square().sum(dim=1) + 128 * math.log(2 * math.pi))
+    torch.testing.assert_close(flow.log_prob(x, context), expected, rtol=1e-10, atol=1e-9)
+    assert flow.dimensions(x, context).tolist() == [128.0] * 3
+
+
+def test_the_brains_density_is_that_of_brain_given_background(make_flow):
+    """With the couplings' nets cut to 1x1, halves of the slice are independent: counting one half
+    is the density of a slice of that half alone."""
+    config = conditioned(("mask",), slice_shape=(32, 32))
+    flow = make_flow(config)
+    with torch.no_grad():
+        for name, parameter in flow.named_parameters():
+            if "conv_layers" in name and parameter.dim() == 4:
+                parameter[:, :, [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
+    x = slices((16, 8), n=2)
+    context = torch.zeros(2, 1, 16, 8, dtype=torch.float64)
+    context[:, :, :8] = 1
+    half = flow.log_prob(x[:, :, :8], context[:, :, :8])
+    torch.testing.assert_close(flow.log_prob(x, context), half, rtol=1e-10, atol=1e-9)
+    assert flow.dimensions(x, context).tolist() == [64.0] * 2
+
+
+def test_a_context_of_another_shape_is_refused(make_flow):
+    flow = make_flow(conditioned(("mask", "noise")))
+    x = slices((8, 8))
+    with pytest.raises(InputError, match="mask, noise"):
+        flow(x)
+    with pytest.raises(InputError, match="takes no context"):
+        make_flow(conditioned(()))(x, torch.ones(2, 1, 8, 8))
+
+
+def test_noise_code_spans_its_range_in_the_logarithm():
+    config = FlowConfig(conditions=("noise",), noise_range=(0.004, 0.04))
+    assert config.noise_code(0.004) == pytest.approx(-1)
+    assert config.noise_code(0.04) == pytest.approx(1)
+    assert config.noise_code(math.sqrt(0.004 * 0.04)) == pytest.approx(0)
