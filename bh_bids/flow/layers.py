@@ -95,15 +95,14 @@ class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
     channels : int
         Channels of the input; the first half (rounded up) is transformed.
     config : FlowConfig
-        Sizes of the conditioner and of the splines.
+        Sizes of the conditioner and of the splines, and what the conditioner sees.
     """
 
     def __init__(self, channels, config):
         def conditioner(in_channels, out_channels):
             return ConvResidualNet(
-                in_channels=in_channels,
+                in_channels=in_channels + config.context_channels,
                 out_channels=out_channels,
-                context_channels=config.context_channels or None,
                 hidden_channels=config.hidden_channels,
                 num_blocks=config.blocks,
                 use_batch_norm=config.batch_norm,
