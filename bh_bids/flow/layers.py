@@ -127,7 +127,8 @@ class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
     def _transform(self, inputs, context, inverse):
         moved, kept = inputs.split((self.num_transform_features, self.num_identity_features), 1)
         n, c, h, w = moved.shape
-        parameters = self.transform_net(kept.contiguous(memory_format=torch.channels_last), context)
+        known = kept if context is None else torch.cat((kept, context), dim=1)
+        parameters = self.transform_net(known.contiguous(memory_format=torch.channels_last))
         parameters = parameters.contiguous().view(n, c, -1, h, w)
         sizes = (self.num_bins, self.num_bins, self.num_bins - 1)
         widths, heights, derivatives = parameters.split(sizes, dim=2)
