@@ -31,11 +31,11 @@ def describe_domain(volumes, config):
     # Heavy and owned by another part of the package: only training needs it.
     from ..evaluation.tissue import tissue_modes
 
-    counts = np.zeros_like(volumes[0].counts)
+    counts = 0
     mean = np.zeros(config.shape, np.float64)
     modes = []
     for volume in volumes:
-        counts += volume.counts
+        counts = counts + volume.counts()
         scaled = volume.in_target_units(config.slices)
         mean += scaled
         modes.append(tissue_modes(scaled, scaled > 0))

@@ -1,7 +1,8 @@
-"""Training slices: from a derivatives folder to dequantised crops in target units."""
+"""Training scans: found in a derivatives folder, divided, read in target units."""
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ from ..intensity import to_target_units
 # Volumes are kept as multiples of this in 16 bits: exact for all discretisations of up to 14 bits.
 STEP = 2.0**-14
 LARGEST = 2**16 - 1
-# A slice with fewer brain voxels than this teaches the flow only background.
+# No crop is drawn from a slice with fewer brain voxels: it would teach the flow only background.
 MIN_BRAIN_VOXELS = 200
 MIN_PARTICIPANTS = 4
 
@@ -36,20 +37,28 @@ class Volume:
     participant : str
         Label, without "sub-".
     values : numpy.ndarray of uint16, shape (slices, x, y)
-        Target units in multiples of ``STEP``, axial slices first; 0 outside the brain.
+        Target units in multiples of ``STEP``, axial slices first, all that hold brain; 0 outside
+        the brain mask, at least 1 inside, so that the mask is where they are positive.
     scale : float
         Raw intensity that is 1 in target units.
     offset : int
         Index, on the grid, of the first slice kept.
-    counts : numpy.ndarray of int64, shape (65536,)
-        Voxels in the brain mask at each multiple of ``STEP``.
     """
 
     participant: str
     values: np.ndarray
     scale: float
     offset: int
-    counts: np.ndarray
+
+    @cached_property
+    def filled(self):
+        """Indices, into ``values``, of the slices with enough brain to be trained on."""
+        brain = np.count_nonzero(self.values, axis=(1, 2))
+        return np.flatnonzero(brain >= MIN_BRAIN_VOXELS)
+
+    def counts(self):
+        """Brain voxels at each multiple of ``STEP``, int64, shape (65536,)."""
+        return np.bincount(self.values[self.values > 0], minlength=LARGEST + 1)
 
     def in_target_units(self, slices):
         """The whole volume (x, y, z), float32, target units; ``slices`` is the grid's number."""
@@ -163,7 +172,7 @@ def read_volume(scan, config):
     Returns
     -------
     Volume
-        Slices without enough brain at both ends are left out.
+        Slices without brain at both ends are left out.
 
     Raises
     ------
@@ -183,128 +192,15 @@ def read_volume(scan, config):
         scaled, scale = to_target_units(volume, mask)
     except InputError as error:
         raise InputError(f"{scan.image}: {error}") from None
-    filled = np.flatnonzero(np.count_nonzero(mask, axis=(0, 1)) >= MIN_BRAIN_VOXELS)
-    if not len(filled):
-        raise InputError(f"No slice of {scan.mask} has {MIN_BRAIN_VOXELS} brain voxels.")
-    first, last = filled[0], filled[-1] + 1
+    used = np.flatnonzero(mask.any(axis=(0, 1)))
+    first, last = used[0], used[-1] + 1
     levels = np.rint(np.clip(scaled, 0, LARGEST * STEP) / STEP).astype(np.uint16)
-    counts = np.bincount(levels[mask], minlength=LARGEST + 1)
+    levels[mask] = np.maximum(levels[mask], 1)
     values = np.ascontiguousarray(levels[:, :, first:last].transpose(2, 0, 1))
-    return Volume(scan.participant, values, scale, int(first), counts)
-
-
-class CropSampler:
-    """Draws dequantised crops, the same ones for the same seed and step, in any process.
-
-    Parameters
-    ----------
-    volumes : sequence of Volume
-    crop : tuple of int or None
-        Sides (x, y) of the crops, or None for whole slices cut to the brain's bounding box.
-    config : FlowConfig
-    seed : int
-    """
-
-    def __init__(self, volumes, crop, config, seed):
-        multiple = config.side_multiple
-        self._corner = None
-        if crop is None:
-            self._corner, crop = bounding_box(volumes, multiple)
-        if any(c % multiple or c < multiple for c in crop):
-            raise InputError(
-                f"The crop {crop[0]} x {crop[1]} must have sides that are multiples of {multiple}."
-            )
-        if any(c > side for c, side in zip(crop, config.slice_shape, strict=True)):
-            raise InputError(
-                f"The crop {crop[0]} x {crop[1]} is larger than a slice "
-                f"({config.slice_shape[0]} x {config.slice_shape[1]})."
-            )
-        self.crop = tuple(crop)
-        self._volumes = list(volumes)
-        self._bits = config.bits
-        self._seed = seed
-        self._slices = [(v, k) for v, vol in enumerate(volumes) for k in range(len(vol.values))]
-        self._order = (None, None)
-
-    def __len__(self):
-        return len(self._slices)
-
-    def batch(self, step, size, augment=True):
-        """Crops of one step.
-
-        Every slice is drawn once before any is drawn again; the crop's place, its mirroring and
-        its noise depend on the seed and the step alone, so that a resumed training sees what an
-        uninterrupted one would.
-
-        Parameters
-        ----------
-        step : int
-            From 0.
-        size : int
-            Crops of a batch.
-        augment : bool
-            Mirror half of the crops left to right.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (size, 1, x, y)
-            Target units, discretised, with dequantisation noise.
-        """
-        rng = np.random.default_rng([self._seed, 2, step])
-        chosen = [self._nth(step * size + i) for i in range(size)]
-        crops = np.stack([self._crop(v, k, rng, augment) for v, k in chosen])[:, None]
-        levels = np.float32(2**self._bits)
-        noise = rng.random(crops.shape, dtype=np.float32)
-        return (np.rint(crops * (np.float32(STEP) * levels)) + noise - np.float32(0.5)) / levels
-
-    def _nth(self, position):
-        epoch, place = divmod(position, len(self._slices))
-        if self._order[0] != epoch:
-            rng = np.random.default_rng([self._seed, 3, epoch])
-            self._order = (epoch, rng.permutation(len(self._slices)))
-        return self._slices[self._order[1][place]]
-
-    def _crop(self, volume, index, rng, augment):
-        values = self._volumes[volume].values[index]
-        x, y = self._corner or self._place(values, rng)
-        piece = values[x : x + self.crop[0], y : y + self.crop[1]]
-        mirror = augment and rng.random() < 0.5
-        return (piece[::-1] if mirror else piece).astype(np.float32)
-
-    def _place(self, values, rng):
-        """Corner of a crop whose middle lies near a random brain voxel."""
-        brain = np.flatnonzero(values)
-        spot = brain[rng.integers(len(brain))] if len(brain) else values.size // 2
-        return tuple(
-            int(np.clip(c - side // 2 + rng.integers(-(side // 4), side // 4 + 1), 0, whole - side))
-            for c, side, whole in zip(
-                np.unravel_index(spot, values.shape), self.crop, values.shape, strict=True
-            )
-        )
-
-
-def bounding_box(volumes, multiple):
-    """Corner and sides (multiples of ``multiple``) of the box that holds all volumes' brains.
-
-    Parameters
-    ----------
-    volumes : sequence of Volume
-    multiple : int
-        Must divide the sides of the volumes' slices.
-
-    Returns
-    -------
-    corner, sides : tuple of int
-        Along (x, y).
-    """
-    used = np.any([volume.values.any(axis=0) for volume in volumes], axis=0)
-    corner, sides = [], []
-    for axis, whole in enumerate(used.shape):
-        filled = np.flatnonzero(used.any(axis=1 - axis))
-        side = -(-(filled[-1] + 1 - filled[0]) // multiple) * multiple
-        corner.append(int(min(filled[0], whole - side)))
-        sides.append(int(side))
-    return tuple(corner), tuple(sides)
+    volume = Volume(scan.participant, values, scale, int(first))
+    if not len(volume.filled):
+        raise InputError(f"No slice of {scan.mask} has {MIN_BRAIN_VOXELS} brain voxels.")
+    return volume
 
 
 def _read_on_grid(path, config):

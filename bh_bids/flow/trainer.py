@@ -4,17 +4,25 @@ import json
 import math
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 
 import torch
 
 from ..errors import DeviceError, ModelError
+from .averaging import WeightAverage
 from .checkpoint import LOG, TrainingLog, load_checkpoint, save_checkpoint
+from .crops import Ahead, CropSampler
 from .network import TargetFlow
-from .slices import CropSampler
+from .validation import FixedCrops, bits_of, on_device
 
 # So many steps in a row without a finite gradient end the training: it has diverged.
 MAX_SKIPPED_IN_A_ROW = 50
+# The trainer's numbers that a checkpoint holds.
+COUNTERS = (
+    *("step", "skipped", "_skipped_in_a_row", "_stale"),
+    *("best", "best_bits", "best_step", "seconds", "_losses"),
+)
 
 
 class Trainer:
@@ -26,98 +34,136 @@ class Trainer:
     settings : TrainingSettings
     volumes : dict of str to list of Volume
         "training" and "validation".
+    mean : numpy.ndarray, shape ``config.shape``
+        Mean of the training volumes, target units.
     folder : pathlib.Path
         Of the checkpoint, the log and the learning curve; exists.
     fingerprint : dict
         See :func:`bh_bids.flow.checkpoint.load_checkpoint`.
     report : callable
         Called with one sentence at a time.
+
+    Attributes
+    ----------
+    best_state : dict of str to torch.Tensor
+        The averaged weights with the fewest bits per dimension of the held-out participants.
     """
 
-    def __init__(self, config, settings, volumes, folder, fingerprint, report):
+    def __init__(self, config, settings, volumes, mean, folder, fingerprint, report):
         self.settings = settings
         self.folder = folder
         self._fingerprint = fingerprint
         self._report = report
-        self._sampler = CropSampler(volumes["training"], settings.crop, config, settings.seed)
-        fixed = CropSampler(volumes["validation"], settings.crop, config, settings.seed + 1)
-        self._validation = torch.from_numpy(fixed.batch(0, settings.validation_crops, False))
-        self._crop = self._sampler.crop
+        crop, seed = settings.crop, settings.seed
+        self._sampler = CropSampler(volumes["training"], crop, config, seed, mean)
+        fixed = CropSampler(volumes["validation"], crop, config, seed + 1, mean)
+        self._validation = FixedCrops(fixed, config, settings)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+            torch.manual_seed(seed)
             self.flow = TargetFlow(config)
-        try:
-            self.flow.to(settings.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise DeviceError(f"Training on '{settings.device}' is impossible: {reason}") from None
+            try:
+                self.flow.to(settings.device)
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise DeviceError(
+                    f"Training on '{settings.device}' is impossible: {reason}"
+                ) from None
+            self.average = WeightAverage(self.flow, settings.ema)
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate)
-        self.step = self.skipped = self._skipped_in_a_row = 0
-        self.best, self.best_step, self.seconds = math.inf, 0, 0.0
+        self.step = self.skipped = self._skipped_in_a_row = self._stale = 0
+        self.best, self.best_bits, self.best_step, self.seconds = math.inf, [], 0, 0.0
         self.best_state = None
+        self._losses = []
         self._restore(load_checkpoint(folder, fingerprint))
         self.log = TrainingLog(folder / LOG, self.step)
+
+    @property
+    def finished(self):
+        """Whether the last step is done, or validations have not improved for too long."""
+        patience = self.settings.patience
+        return self.step >= self.settings.steps or (patience and self._stale >= patience)
 
     def run(self):
         """Train to the last step or until the time is over; validate, log and save on the way."""
         started, before = time.monotonic(), self.seconds
-        losses = []
-        with _progress(self.settings.steps, self.step) as advance:
-            while self.step < self.settings.steps:
-                loss = self._one_step()
-                losses.append(loss)
+        minutes = self.settings.max_minutes
+        draw = partial(self._sampler.batch, size=self.settings.batch_size)
+        batches = Ahead(draw, self.settings.steps, self.settings.workers)
+        with closing(batches), _progress(self.settings.steps, self.step) as advance:
+            while not self.finished:
+                self._losses.append(self._one_step(batches(self.step)))
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
                 advance(self.step, self.best)
-                minutes = self.settings.max_minutes
-                over = minutes is not None and time.monotonic() - started > 60 * minutes
-                last = self.step == self.settings.steps
-                if over or last or self.step % self.settings.interval == 0:
-                    self._checkpoint(losses, keep=last or self.step % self.settings.interval == 0)
-                    losses = []
-                if over and not last:
-                    self._report(
-                        f"Stopped after {minutes:g} minutes at step {self.step} of "
-                        f"{self.settings.steps}: run again with --resume to go on."
-                    )
+                if self.step == self.settings.steps or self.step % self.settings.interval == 0:
+                    self._validate()
+                    save_checkpoint(self.folder, self._state())
+                if minutes is not None and time.monotonic() - started > 60 * minutes:
+                    self._stop_for_now()
                     break
+        self._report_end()
         plot_learning_curve(self.log.entries, self.folder / "learning_curve.png")
 
-    def validate(self):
-        """Bits per dimension of the fixed crops of the held-out participants."""
-        self.flow.eval()
-        with torch.inference_mode():
-            batches = self._validation.split(self.settings.batch_size)
-            bits = [self.flow.bits_per_dim(b.to(self.settings.device)).cpu() for b in batches]
-        self.flow.train()
-        return float(torch.cat(bits).double().mean())
+    def _stop_for_now(self):
+        if self.finished:
+            return
+        if self.best_state is None:
+            # Nothing to use yet. The next validation must not take this one for the best.
+            self._keep(self._validation.bits(self.average.flow), self.step)
+            self.best = math.inf
+        save_checkpoint(self.folder, self._state())
+
+    def _report_end(self):
+        done = f"at step {self.step} of {self.settings.steps}"
+        if not self.finished:
+            self._report(
+                f"Stopped after {self.settings.max_minutes:g} minutes {done}: run again with "
+                "--resume to go on."
+            )
+        elif self.step < self.settings.steps:
+            self._report(
+                f"Stopped {done}: no better for {self._stale} validations, best at step "
+                f"{self.best_step}."
+            )
 
     def summary(self):
         """The "Training" entry of model.json."""
         return {
             **self.settings.fingerprint(),
-            "crop": list(self._crop),
+            "crop": list(self._sampler.crop),
             "Step": self.step,
-            "Completed": self.step == self.settings.steps,
+            "Completed": bool(self.finished),
             "BestStep": self.best_step,
-            "BitsPerDimension": round(self.best, 4),
+            "BitsPerDimension": round(sum(self.best_bits) / len(self.best_bits), 4),
+            **(
+                {"BitsPerDimensionByNoise": self._validation.named(self.best_bits, 4)}
+                if self._validation.by_noise
+                else {}
+            ),
             "SkippedSteps": self.skipped,
             "Seconds": round(self.seconds),
             "Parameters": sum(p.numel() for p in self.flow.parameters()),
         }
 
-    def _one_step(self):
+    def _one_step(self, crops):
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(self.step)
         self.flow.train()
-        batch = torch.from_numpy(self._sampler.batch(self.step, self.settings.batch_size))
-        loss = self.flow.bits_per_dim(batch.to(self.settings.device)).mean()
+        x, context = on_device(crops, self.settings.device)
+        if self.step == 0:
+            # ActNorm sets itself from the first batch: the average must start from there.
+            with torch.no_grad():
+                self.flow(x, context)
+            self.average.restart(self.flow)
+        counted = self.flow.dimensions(x, context).sum()
+        loss = bits_of(self.flow.log_prob(x, context).sum(), counted, self.flow.config)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.settings.clip)
         value = float(loss.detach())
         if math.isfinite(value) and math.isfinite(float(norm)):
             self.optimizer.step()
+            self.average.update(self.flow, self.step)
             self._skipped_in_a_row = 0
             return value
         self.skipped += 1
@@ -129,29 +175,36 @@ class Trainer:
             )
         return math.nan
 
-    def _checkpoint(self, losses, keep):
-        bits = self.validate()
-        finite = [loss for loss in losses if math.isfinite(loss)]
-        # A validation that only the clock asked for must not change which weights are the best.
-        if (keep or self.best_state is None) and bits < self.best:
-            self.best, self.best_step = bits, self.step
-            self.best_state = {
-                k: v.detach().cpu().clone() for k, v in self.flow.state_dict().items()
-            }
-        if self.best_state is None:
+    def _keep(self, bits, step):
+        self.best, self.best_bits, self.best_step = sum(bits) / len(bits), bits, step
+        if not math.isfinite(self.best):
             raise ModelError(
-                f"The flow has no finite likelihood at step {self.step}: lower the learning rate."
+                f"The flow has no finite likelihood at step {step}: lower the learning rate."
             )
+        state = self.average.flow.state_dict()
+        self.best_state = {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def _validate(self):
+        bits = self._validation.bits(self.average.flow)
+        mean = sum(bits) / len(bits)
+        if mean < self.best or self.best_state is None:
+            self._keep(bits, self.step)
+            self._stale = 0
+        else:
+            self._stale += 1
+        finite = [loss for loss in self._losses if math.isfinite(loss)]
+        self._losses = []
         entry = {
             "step": self.step,
             "training": round(sum(finite) / len(finite), 5) if finite else None,
-            "validation": round(bits, 5) if math.isfinite(bits) else None,
+            "validation": round(mean, 5) if math.isfinite(mean) else None,
             "rate": self.settings.rate(self.step),
             "skipped": self.skipped,
             "seconds": round(self.seconds, 1),
         }
+        if self._validation.by_noise:
+            entry["validation_by_noise"] = self._validation.named(bits, 5)
         self.log.append(entry)
-        save_checkpoint(self.folder, self._state())
         plot_learning_curve(self.log.entries, self.folder / "learning_curve.png")
         self._report(
             f"Step {self.step} of {self.settings.steps}: training {entry['training']}, "
@@ -162,29 +215,21 @@ class Trainer:
         return {
             "fingerprint": json.dumps(self._fingerprint),
             "flow": self.flow.state_dict(),
+            "average": self.average.flow.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best_state": self.best_state,
-            "counters": {
-                "step": self.step,
-                "skipped": self.skipped,
-                "skipped_in_a_row": self._skipped_in_a_row,
-                "best": self.best,
-                "best_step": self.best_step,
-                "seconds": self.seconds,
-            },
+            "counters": {name: getattr(self, name) for name in COUNTERS},
         }
 
     def _restore(self, state):
         if state is None:
             return
         self.flow.load_state_dict(state["flow"])
+        self.average.flow.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state = state["best_state"]
-        counters = state["counters"]
-        self.step, self.skipped = counters["step"], counters["skipped"]
-        self._skipped_in_a_row = counters["skipped_in_a_row"]
-        self.best, self.best_step = counters["best"], counters["best_step"]
-        self.seconds = counters["seconds"]
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
         self._report(f"Going on from step {self.step}.")
 
 
@@ -209,7 +254,8 @@ def plot_learning_curve(entries, path):
         if shown:
             axes.plot(*zip(*shown, strict=True), label=name)
     axes.set(xlabel="step", ylabel="bits per dimension")
-    axes.legend()
+    if entries:
+        axes.legend()
     figure.savefig(path, dpi=100)
 
 

@@ -12,6 +12,9 @@ from .network import TargetFlow
 from .slices import find_scans, read_volume, split_participants
 from .trainer import Trainer
 
+# Settings that may change when a training is resumed.
+RUNNING = ("patience", "device", "max_minutes", "workers")
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -38,10 +41,17 @@ class TrainingSettings:
         Steps between two validations, each followed by a checkpoint.
     validation_crops : int
         Fixed crops of held-out participants that measure bits per dimension.
+    ema : float
+        Decay, in [0, 1), of the average of the weights that is validated and kept; 0 keeps the
+        weights themselves.
+    patience : int or None
+        Stop after so many validations in a row without fewer bits per dimension.
     device : str
         torch device.
     max_minutes : float or None
         Stop, resumable, after so long.
+    workers : int
+        Threads that draw the next batches; the same batches for any number.
     """
 
     steps: int = 12000
@@ -53,15 +63,22 @@ class TrainingSettings:
     seed: int = 0
     interval: int = 250
     validation_crops: int = 64
+    ema: float = 0.999
+    patience: int | None = None
     device: str = "cpu"
     max_minutes: float | None = None
+    workers: int = 1
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "interval", "validation_crops"):
-            if getattr(self, name) < 1:
+        for name in ("steps", "batch_size", "interval", "validation_crops", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise InputError(f"The option {name} must be at least 1.")
-        if self.warm_up < 0:
-            raise InputError("The option warm_up must not be negative.")
+        for name in ("warm_up", "workers"):
+            if getattr(self, name) < 0:
+                raise InputError(f"The option {name} must not be negative.")
+        if not 0 <= self.ema < 1:
+            raise InputError("The option ema must be at least 0 and less than 1.")
         for name in ("learning_rate", "clip", "max_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -75,8 +92,8 @@ class TrainingSettings:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
     def fingerprint(self):
-        """The settings that decide the final weights."""
-        return {k: v for k, v in asdict(self).items() if k not in ("device", "max_minutes")}
+        """The settings that decide a step's weights: all but where and how long it runs."""
+        return {name: value for name, value in asdict(self).items() if name not in RUNNING}
 
 
 def train_model(
@@ -151,7 +168,7 @@ def train_model(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made: {error.strerror}.") from None
-    trainer = Trainer(config, settings, volumes, folder, fingerprint, report)
+    trainer = Trainer(config, settings, volumes, mean, folder, fingerprint, report)
     trainer.run()
     metadata = {
         **about,

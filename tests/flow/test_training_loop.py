@@ -1,15 +1,19 @@
 """Training: it learns, it resumes exactly, it survives bad steps."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from bh_bids.errors import DeviceError, InputError, ModelError
+from bh_bids.flow.averaging import WeightAverage
 from bh_bids.flow.checkpoint import TrainingLog
+from bh_bids.flow.config import CONDITIONS
+from bh_bids.flow.crops import CropSampler
 from bh_bids.flow.model import load_model
-from bh_bids.flow.slices import CropSampler, find_scans, read_volume
+from bh_bids.flow.slices import find_scans, read_volume
 from bh_bids.flow.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 from bh_bids.flow.training import TrainingSettings, train_model
 
@@ -48,7 +52,7 @@ def test_learns_more_than_the_marginal_distribution(derivatives, tiny_config, tm
         for scan in find_scans(derivatives, tiny_config.space)
         if scan.participant in metadata["ValidationParticipants"]
     ]
-    crops = CropSampler(held_out, (16, 16), tiny_config, 1).batch(0, 64, augment=False)
+    crops = CropSampler(held_out, (16, 16), tiny_config, 1).batch(0, 64, augment=False).x
     _, counts = np.unique(np.rint(crops * 256), return_counts=True)
     share = counts / counts.sum()
     entropy = -(share * np.log2(share)).sum()
@@ -80,8 +84,8 @@ def test_reported_bits_are_those_of_the_saved_weights(uninterrupted, derivatives
         for scan in find_scans(derivatives, tiny_config.space)
         if scan.participant in model.metadata["ValidationParticipants"]
     ]
-    crops = torch.from_numpy(CropSampler(held_out, (16, 16), tiny_config, 1).batch(0, 8, False))
-    bits = float(model.flow.bits_per_dim(crops).mean())
+    crops = CropSampler(held_out, (16, 16), tiny_config, 1).batch(0, 8, augment=False).x
+    bits = float(model.flow.bits_per_dim(torch.from_numpy(crops)).mean())
     assert bits == pytest.approx(model.metadata["Training"]["BitsPerDimension"], abs=2e-4)
 
 
@@ -89,16 +93,16 @@ class Killed(BaseException):
     """Stands for a signal: nothing catches it."""
 
 
-@pytest.mark.parametrize("where", ["_one_step", "_state", "validate"])
+@pytest.mark.parametrize("where", ["_one_step", "_state", "_validate"])
 def test_resumes_exactly(derivatives, tiny_config, tmp_path, monkeypatch, uninterrupted, where):
     original, calls = getattr(Trainer, where), []
-    last = {"_one_step": 11, "_state": 2, "validate": 3}[where]
+    last = {"_one_step": 11, "_state": 2, "_validate": 3}[where]
 
-    def dies(self):
+    def dies(self, *crops):
         calls.append(self.step)
         if len(calls) == last:
             raise Killed
-        return original(self)
+        return original(self, *crops)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, where, dies)
@@ -160,10 +164,10 @@ def test_checkpoint_that_runs_code_is_refused(derivatives, tiny_config, tmp_path
 def test_bad_steps_are_skipped_and_counted(derivatives, tiny_config, tmp_path, monkeypatch):
     original = CropSampler.batch
 
-    def spoiled(self, step, size, augment=True):
-        batch = original(self, step, size, augment)
+    def spoiled(self, step, size, augment=True, **options):
+        batch = original(self, step, size, augment=augment, **options)
         if augment and step in (3, 5):
-            batch[0, 0, 0, 0] = np.nan
+            batch.x[0, 0, 0, 0] = np.nan
         return batch
 
     monkeypatch.setattr(CropSampler, "batch", spoiled)
@@ -175,8 +179,9 @@ def test_bad_steps_are_skipped_and_counted(derivatives, tiny_config, tmp_path, m
 def test_divergence_ends_with_a_sentence(derivatives, tiny_config, tmp_path, monkeypatch):
     original = CropSampler.batch
 
-    def spoiled(self, step, size, augment=True):
-        return original(self, step, size, augment) * np.float32("nan" if augment else 1)
+    def spoiled(self, step, size, augment=True, **options):
+        batch = original(self, step, size, augment=augment, **options)
+        return batch._replace(x=batch.x * np.float32("nan" if augment else 1))
 
     monkeypatch.setattr(CropSampler, "batch", spoiled)
     steps = MAX_SKIPPED_IN_A_ROW + 5
@@ -212,3 +217,45 @@ def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
     log = TrainingLog(path, 4)
     log.append({"step": 5})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4, 5]
+
+
+def test_conditioned_training_resumes_exactly_and_reports_both_noises(
+    derivatives, tiny_config, tmp_path
+):
+    config = replace(tiny_config, conditions=CONDITIONS)
+    run(derivatives, tmp_path / "a", config, steps=8)
+    run(derivatives, tmp_path / "b", config, steps=8, max_minutes=1e-6, workers=0)
+    summary = run(derivatives, tmp_path / "b", config, steps=8, resume=True, workers=3)["Training"]
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+    by_noise = summary["BitsPerDimensionByNoise"]
+    low, high = config.noise_range
+    assert [float(s) for s in by_noise] == pytest.approx([low, (low * high) ** 0.5], rel=1e-3)
+    assert np.mean(list(by_noise.values())) == pytest.approx(summary["BitsPerDimension"], abs=1e-3)
+
+
+def test_average_of_weights_is_the_recursion(tiny_config, make_flow):
+    flow = make_flow(tiny_config, seed=1, dtype=torch.float32)
+    average = WeightAverage(flow, 0.6)
+    name, parameter = next(iter(flow.named_parameters()))
+    expected = parameter.detach().double()
+    rng = torch.Generator().manual_seed(0)
+    for step in range(20):
+        with torch.no_grad():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng))
+        average.update(flow, step)
+        decay = min(0.6, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * parameter.detach().double()
+    kept = dict(average.flow.named_parameters())[name]
+    torch.testing.assert_close(kept.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_patience_ends_a_training_that_gets_no_better(derivatives, tiny_config, tmp_path):
+    """With such a rate the flow soon gets worse; the best weights stay."""
+    changes = {"steps": 200, "learning_rate": 0.5, "interval": 2, "patience": 2, "clip": 100.0}
+    metadata = run(derivatives, tmp_path / "m", tiny_config, **changes)
+    training = metadata["Training"]
+    assert training["Step"] < 200 and training["Completed"] is True
+    assert training["BestStep"] == training["Step"] - 2 * 2
+    again = run(derivatives, tmp_path / "m", tiny_config, resume=True, **changes)
+    assert again["Training"]["Step"] == training["Step"]

@@ -7,10 +7,9 @@ import pytest
 from bh_bids.errors import InputError
 from bh_bids.flow.domain import describe_domain, pooled_quantiles
 from bh_bids.flow.slices import (
+    MIN_BRAIN_VOXELS,
     STEP,
-    CropSampler,
     Scan,
-    bounding_box,
     find_scans,
     read_volume,
     split_participants,
@@ -67,7 +66,7 @@ def test_volume_keeps_the_scan(derivatives, tiny_config):
     scaled = volume.in_target_units(tiny_config.slices)
     kept = slice(volume.offset, volume.offset + len(volume.values))
     np.testing.assert_allclose(scaled[..., kept] * volume.scale, raw[..., kept], atol=0.1)
-    assert volume.counts.sum() == mask.sum()
+    assert volume.counts().sum() == mask.sum()
 
 
 def test_nearly_empty_slices_are_left_out(one_scan, tiny_config):
@@ -77,7 +76,26 @@ def test_nearly_empty_slices_are_left_out(one_scan, tiny_config):
         return usual
 
     volume = read_volume(one_scan(mask=mask), tiny_config)
-    assert volume.offset >= 3
+    # Kept, as the slice below the next one; not drawn.
+    assert volume.offset == 2 and volume.filled[0] == 1
+    brain = [np.count_nonzero(volume.values[k]) for k in volume.filled]
+    assert min(brain) >= MIN_BRAIN_VOXELS
+    assert len(brain) == sum(np.count_nonzero(v) >= MIN_BRAIN_VOXELS for v in volume.values)
+
+
+def test_mask_is_where_the_stored_values_are_positive(one_scan, tiny_config):
+    """Also where the scan is zero or negative inside its mask."""
+
+    def dark(usual):
+        usual[14:18, 18:22, 5:7] = 0
+        usual[14:18, 18:22, 7:9] = -3
+        return usual
+
+    scan = one_scan(volume=dark)
+    volume = read_volume(scan, tiny_config)
+    mask = np.asarray(nib.load(scan.mask).dataobj) > 0
+    np.testing.assert_array_equal(volume.in_target_units(tiny_config.slices) > 0, mask)
+    assert volume.counts().sum() == mask.sum()
 
 
 def nan(volume):
@@ -142,53 +160,6 @@ def test_split_takes_named_participants():
 def test_impossible_splits(options, message):
     with pytest.raises(InputError, match=message):
         split_participants(scans_of(*"abcde"), **options)
-
-
-def test_crops_are_reproducible_and_discretised(volumes, tiny_config):
-    sampler = CropSampler(volumes, (16, 24), tiny_config, seed=5)
-    again = CropSampler(volumes, (16, 24), tiny_config, seed=5)
-    again.batch(3, 4)
-    batch = sampler.batch(7, 4)
-    assert batch.shape == (4, 1, 16, 24) and batch.dtype == np.float32
-    np.testing.assert_array_equal(batch, again.batch(7, 4))
-    assert not np.array_equal(batch, sampler.batch(8, 4))
-    # Noise within half a step; background is exactly level 0 under it.
-    levels = np.rint(batch * 256)
-    assert np.abs(batch * 256 - levels).max() <= 0.5
-    assert (levels == 0).any() and levels.max() <= 1.5 * 256
-
-
-def test_every_slice_is_drawn_once_per_epoch(volumes, tiny_config):
-    sampler = CropSampler(volumes, None, tiny_config, seed=0)
-    epoch = [sampler._nth(i) for i in range(len(sampler))]
-    assert len(set(epoch)) == len(sampler) == sum(len(v.values) for v in volumes)
-    assert [sampler._nth(len(sampler) + i) for i in range(len(sampler))] != epoch
-
-
-def test_crops_come_from_the_slices(volumes, tiny_config):
-    sampler = CropSampler(volumes, (16, 16), tiny_config, seed=1)
-    crop = np.rint(sampler.batch(0, 1, augment=False)[0, 0] * 256)
-    number, index = sampler._nth(0)
-    whole = np.rint(volumes[number].values[index] * (STEP * 256))
-    windows = np.lib.stride_tricks.sliding_window_view(whole, (16, 16))
-    assert (windows == crop).all(axis=(2, 3)).any()
-
-
-def test_whole_slices_hold_the_whole_brain(volumes, tiny_config):
-    corner, sides = bounding_box(volumes, 4)
-    assert all(side % 4 == 0 for side in sides)
-    for volume in volumes:
-        inside = volume.values[
-            :, corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]
-        ]
-        assert np.count_nonzero(inside) == np.count_nonzero(volume.values)
-    assert CropSampler(volumes, None, tiny_config, 0).batch(0, 2).shape == (2, 1, *sides)
-
-
-@pytest.mark.parametrize("crop, message", [((18, 16), "multiples"), ((64, 16), "larger")])
-def test_impossible_crops(volumes, tiny_config, crop, message):
-    with pytest.raises(InputError, match=message):
-        CropSampler(volumes, crop, tiny_config, 0)
 
 
 def test_pooled_quantiles_match_numpy():

@@ -1,0 +1,237 @@
+"""The command ``bh-model train``."""
+
+import argparse
+import os
+import sys
+
+# As bh_bids.flow.config has them, which imports numpy: the help must come at once.
+CONDITIONS = ("mask", "previous", "mean", "noise")
+
+TRAIN_EXAMPLES = """\
+examples:
+  bh-model train derivatives/bh-bids --output models/philips
+  bh-model train derivatives/bh-bids --output models/philips --resume
+
+The same command with --resume goes on after an interruption and gives the same weights as a
+training that was never interrupted (on CPU, with the same number of threads)."""
+
+
+def add_train(commands):
+    """Add the command ``train`` to the sub-parsers of bh-model."""
+    train = commands.add_parser(
+        "train",
+        help="train a model on preprocessed target-domain scans",
+        description="Train a flow on the preprocessed T1w scans (desc-preproc, in the model's "
+        "space) of one target domain.",
+        epilog=TRAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.set_defaults(run=_train)
+    train.add_argument("derivatives", metavar="DERIVATIVES", help="output folder of bh-bids")
+    train.add_argument(
+        "--output", metavar="MODEL", required=True, help="the model's folder to write"
+    )
+
+    group = train.add_argument_group("description")
+    group.add_argument("--name", help="name of the model (default: the output folder's name)")
+    group.add_argument("--model-version", default="1.0.0", metavar="VERSION", help="(%(default)s)")
+    group.add_argument("--description", default="", help="the target domain in a sentence")
+    group.add_argument("--dataset", default="", help="where the scans come from, such as a DOI")
+    group.add_argument("--manufacturer", default="", help="of the target scanner")
+    group.add_argument("--license", default="", help="licence of the model")
+
+    group = train.add_argument_group("participants")
+    group.add_argument(
+        "--validation-participants",
+        nargs="+",
+        default=["0.12"],
+        metavar="LABEL",
+        help="labels of the participants that measure bits per dimension, or the fraction to draw "
+        "(0.12)",
+    )
+    group.add_argument(
+        "--exclude-participants",
+        nargs="+",
+        default=[],
+        metavar="LABEL",
+        help="participants kept for tests, named in the model",
+    )
+
+    group = train.add_argument_group("architecture")
+    for option, default, text in (
+        ("--levels", 3, "levels, each halving a slice's sides"),
+        ("--steps-per-level", 4, "couplings of a level"),
+        ("--hidden-channels", 32, "width of the conditioners"),
+        ("--blocks", 2, "residual blocks of the conditioners"),
+        ("--bins", 8, "bins of the splines"),
+        ("--bits", 8, "bits at which intensities are discretised"),
+    ):
+        group.add_argument(
+            option, type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
+        )
+    group.add_argument(
+        "--batch-norm", action="store_true", help="batch normalisation in the conditioners"
+    )
+    group.add_argument(
+        "--conditions",
+        nargs="+",
+        choices=(*CONDITIONS, "none"),
+        default=["mask", "mean", "noise"],
+        metavar="CONDITION",
+        help="what the flow is told of a slice: mask, previous (the slice below), mean (of the "
+        "target), noise; or none, the published flow (mask mean noise)",
+    )
+    group.add_argument(
+        "--noise-range",
+        type=float,
+        nargs=2,
+        default=[0.004, 0.05],
+        metavar=("LOW", "HIGH"),
+        help="standard deviations of the training noise, target units (0.004 0.05)",
+    )
+    _add_optimisation(train)
+
+
+def _add_optimisation(train):
+    group = train.add_argument_group("optimisation")
+    group.add_argument(
+        "--crop",
+        nargs="+",
+        default=["64"],
+        metavar="N",
+        help="side or sides of the crops in voxels, or 'whole' for whole slices (64)",
+    )
+    for option, default, text in (
+        ("--batch-size", 8, "crops of a step"),
+        ("--steps", 12000, "optimisation steps, over which the learning rate falls to 0"),
+        ("--warm-up", 200, "first steps, over which the learning rate rises"),
+        ("--interval", 250, "steps between two validations and checkpoints"),
+        ("--validation-crops", 64, "fixed crops of the validation participants"),
+        ("--seed", 0, "of weights, crops, noise and the draw of participants"),
+    ):
+        group.add_argument(
+            option, type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
+        )
+    group.add_argument(
+        "--learning-rate", type=float, default=3e-3, metavar="RATE", help="highest (%(default)s)"
+    )
+    group.add_argument(
+        "--clip", type=float, default=1.0, metavar="NORM", help="gradient's norm (%(default)s)"
+    )
+    group.add_argument(
+        "--ema",
+        type=float,
+        default=0.999,
+        metavar="DECAY",
+        help="decay of the averaged weights, which are the ones kept; 0 averages nothing "
+        "(%(default)s)",
+    )
+    group.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop after so many validations without improvement (never)",
+    )
+
+    group = train.add_argument_group("execution")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads (all)")
+    group.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="threads that draw crops (%(default)s)"
+    )
+    group.add_argument("--device", default="auto", help="cpu, cuda or auto (%(default)s)")
+    group.add_argument(
+        "--max-minutes", type=float, metavar="MINUTES", help="stop, resumable, after so long"
+    )
+    group.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+
+
+def _train(options):
+    import torch
+
+    from ..flow.config import FlowConfig
+    from ..flow.training import TrainingSettings, train_model
+
+    if options.threads is not None:
+        torch.set_num_threads(max(1, options.threads))
+    config = FlowConfig(
+        levels=options.levels,
+        steps=options.steps_per_level,
+        hidden_channels=options.hidden_channels,
+        blocks=options.blocks,
+        bins=options.bins,
+        bits=options.bits,
+        batch_norm=options.batch_norm,
+        conditions=_conditions(options.conditions),
+        noise_range=tuple(options.noise_range),
+    )
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = TrainingSettings(
+        steps=options.steps,
+        batch_size=options.batch_size,
+        crop=_crop(options.crop),
+        learning_rate=options.learning_rate,
+        warm_up=options.warm_up,
+        clip=options.clip,
+        seed=options.seed,
+        interval=options.interval,
+        validation_crops=options.validation_crops,
+        ema=options.ema,
+        patience=options.patience,
+        device=device,
+        max_minutes=options.max_minutes,
+        workers=options.workers,
+    )
+    about = {
+        "Name": options.name or os.path.basename(os.path.normpath(options.output)),
+        "Version": options.model_version,
+        "TargetDomain": {
+            "Description": options.description,
+            "Dataset": options.dataset,
+            "Manufacturer": options.manufacturer,
+        },
+        "License": options.license,
+    }
+    metadata = train_model(
+        options.derivatives,
+        options.output,
+        config,
+        settings,
+        about,
+        validation=_validation(options.validation_participants),
+        exclude=options.exclude_participants,
+        resume=options.resume,
+        report=lambda sentence: print(sentence, file=sys.stderr, flush=True),
+    )
+    bits = metadata["Training"]["BitsPerDimension"]
+    print(f"{options.output}: {bits} bits per dimension on held-out participants")
+    return 0
+
+
+def _conditions(values):
+    from ..errors import InputError
+
+    if "none" in values and len(values) > 1:
+        raise InputError("--conditions takes either 'none' or the names of conditions.")
+    return tuple(name for name in CONDITIONS if name in values)
+
+
+def _crop(values):
+    from ..errors import InputError
+
+    if values == ["whole"]:
+        return None
+    if len(values) > 2 or not all(value.isdecimal() for value in values):
+        raise InputError(f"--crop needs one or two numbers or 'whole', not '{' '.join(values)}'.")
+    return int(values[0]), int(values[-1])
+
+
+def _validation(values):
+    # A fraction has a point, which no participant's label can hold.
+    if len(values) == 1 and "." in values[0]:
+        try:
+            return float(values[0])
+        except ValueError:
+            pass
+    return values
