@@ -1,5 +1,6 @@
 """A target-domain model on disk: weights, description and mean volume in one folder."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -16,9 +17,10 @@ from safetensors.torch import save as save_safetensors
 from ..errors import DeviceError, ModelError
 from .config import FlowConfig
 from .network import TargetFlow
+from .registry import DESCRIPTION, find_model, read_description
 
-PACKAGED_MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
-WEIGHTS, DESCRIPTION, MEAN = "weights.safetensors", "model.json", "mean.nii.gz"
+WEIGHTS, MEAN = "weights.safetensors", "mean.nii.gz"
+_TABLES = ("TargetDomain", "Intensity", "Training", "Calibration", "Imported")
 
 
 @dataclass
@@ -31,15 +33,16 @@ class TargetModel:
         Architecture and grid.
     flow : TargetFlow
         The network, in evaluation mode, its parameters frozen.
-    mean : numpy.ndarray of float32, shape ``config.shape``
-        Mean of the training participants' volumes, target units, on the grid.
+    mean : numpy.ndarray of float32, shape ``config.shape``, or None
+        Mean of the target participants' volumes, target units, on the grid; None in a model that
+        was imported and not yet calibrated.
     metadata : dict
         Content of model.json.
     """
 
     config: FlowConfig
     flow: TargetFlow
-    mean: np.ndarray
+    mean: np.ndarray | None
     metadata: dict = field(default_factory=dict)
 
     @property
@@ -72,6 +75,29 @@ class TargetModel:
         """BIDS name of the template space."""
         return self.config.space
 
+    @property
+    def calibrated(self):
+        """The target's mean volume and intensities are known: the model can harmonize."""
+        return self.mean is not None
+
+    @property
+    def bits_per_dimension(self):
+        """Of scans that the flow was not trained on, as far as known; None where not measured."""
+        for group in ("Training", "Calibration"):
+            bits = self.metadata.get(group, {}).get("BitsPerDimension")
+            if bits is not None:
+                return bits
+        return None
+
+    def require_calibrated(self):
+        """Raise ModelError, with what to do, unless the model is calibrated."""
+        if not self.calibrated:
+            raise ModelError(
+                f"The model '{self.name}' was imported and does not know its target's intensities "
+                "yet: describe them once with 'bh-model calibrate MODEL DERIVATIVES', on "
+                "preprocessed scans of the target domain."
+            )
+
     def to(self, device):
         """Move the flow to a device; returns the model itself.
 
@@ -88,36 +114,13 @@ class TargetModel:
         return self
 
 
-def packaged_models():
-    """Names of the models that come with the package, sorted."""
-    return sorted(path.parent.name for path in PACKAGED_MODELS.glob(f"*/{DESCRIPTION}"))
-
-
-def read_description(folder):
-    """Content of a model folder's model.json.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read or is no JSON object.
-    """
-    path = Path(folder) / DESCRIPTION
-    try:
-        metadata = json.loads(_read_bytes(path))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(metadata, dict):
-        raise ModelError(f"{path} must hold a JSON object.")
-    return metadata
-
-
 def load_model(name_or_path="default", device="cpu"):
     """Load a target-domain model.
 
     Parameters
     ----------
     name_or_path : str or pathlib.Path
-        Folder of a model, or the name of one that comes with the package.
+        Folder of a model, or the name of one: see :func:`bh_bids.flow.registry.find_model`.
     device : str or torch.device
         Where the flow is put.
 
@@ -128,25 +131,28 @@ def load_model(name_or_path="default", device="cpu"):
     Raises
     ------
     ModelError
-        If the model is missing, unreadable, tampered with, or its files do not fit one another.
+        If the model is missing, its name ambiguous, or its files unreadable, tampered with, or
+        not fit for one another.
     DeviceError
         If the device is not there.
     """
-    folder = _find(name_or_path)
+    folder = find_model(name_or_path)
     metadata = read_description(folder)
+    for name in _TABLES:
+        if not isinstance(metadata.get(name, {}), dict):
+            raise ModelError(f"{name} in {folder / DESCRIPTION} must be a JSON object.")
     config = FlowConfig.from_dict(metadata.get("Config"))
     weights = _read_bytes(folder / WEIGHTS)
     digest = hashlib.sha256(weights).hexdigest()
     if digest != metadata.get("WeightsSHA256"):
-        raise ModelError(
-            f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes (its SHA-256 "
-            "differs): copy or train the model again."
-        )
+        raise ModelError(_tampered(folder / WEIGHTS))
     flow = TargetFlow(config)
     load_weights(flow, weights, folder / WEIGHTS)
     flow.eval().requires_grad_(False)
-    model = TargetModel(config, flow, _read_mean(folder / MEAN, config), metadata)
-    return model.to(device)
+    # Only what says so itself may lack its mean: elsewhere a missing file is damage.
+    uncalibrated = metadata.get("Calibrated") is False
+    mean = None if uncalibrated else _read_mean(folder / MEAN, config, metadata.get("MeanSHA256"))
+    return TargetModel(config, flow, mean, metadata).to(device)
 
 
 def save_model(folder, flow, mean, metadata):
@@ -158,10 +164,12 @@ def save_model(folder, flow, mean, metadata):
         Where to; made where missing. Other files in it are left alone.
     flow : TargetFlow
         The network.
-    mean : numpy.ndarray, shape ``flow.config.shape``
-        Mean target volume in target units; stored with 8 bits.
+    mean : numpy.ndarray, shape ``flow.config.shape``, or None
+        Mean target volume in target units; stored with 8 bits. None for a model that is to be
+        calibrated.
     metadata : dict
-        Content of model.json; ``Config`` and ``WeightsSHA256`` are filled in here.
+        Content of model.json; ``Config``, ``WeightsSHA256`` and ``MeanSHA256`` (or ``Calibrated``:
+        false) are filled in here.
 
     Returns
     -------
@@ -175,7 +183,7 @@ def save_model(folder, flow, mean, metadata):
         written.
     """
     folder = Path(folder)
-    if tuple(mean.shape) != flow.config.shape:
+    if mean is not None and tuple(mean.shape) != flow.config.shape:
         raise ModelError(
             f"The mean volume's shape {tuple(mean.shape)} is not the grid's {flow.config.shape}."
         )
@@ -183,16 +191,24 @@ def save_model(folder, flow, mean, metadata):
     _check_finite(state, folder / WEIGHTS)
     weights = save_safetensors(state)
     digest = hashlib.sha256(weights).hexdigest()
-    metadata = {**metadata, "Config": flow.config.to_dict(), "WeightsSHA256": digest}
+    ours = ("Config", "WeightsSHA256", "MeanSHA256", "Calibrated")
+    metadata = {name: value for name, value in metadata.items() if name not in ours}
+    metadata |= {"Config": flow.config.to_dict(), "WeightsSHA256": digest}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
             aside = Path(aside)
             (aside / WEIGHTS).write_bytes(weights)
+            names = [WEIGHTS, DESCRIPTION]
+            if mean is None:
+                metadata["Calibrated"] = False
+            else:
+                _write_mean(aside / MEAN, mean, flow.config)
+                metadata["MeanSHA256"] = hashlib.sha256((aside / MEAN).read_bytes()).hexdigest()
+                names.insert(0, MEAN)
             (aside / DESCRIPTION).write_text(json.dumps(metadata, indent=2) + "\n")
-            _write_mean(aside / MEAN, mean, flow.config)
-            # The description goes last: it vouches for the weights by their hash.
-            for name in (MEAN, WEIGHTS, DESCRIPTION):
+            # The description goes last: it vouches for the others by their hashes.
+            for name in names:
                 os.replace(aside / name, folder / name)
     except OSError as error:
         raise ModelError(f"The model cannot be written to {folder}: {error.strerror}.") from None
@@ -237,27 +253,18 @@ def load_weights(flow, weights, source):
     flow.load_state_dict(state)
 
 
-def _find(name_or_path):
-    given = Path(name_or_path).expanduser()
-    if (given / DESCRIPTION).is_file():
-        return given
-    packaged = PACKAGED_MODELS / str(name_or_path)
-    if given.name == str(name_or_path) and (packaged / DESCRIPTION).is_file():
-        return packaged
-    if given.is_dir():
-        raise ModelError(f"{given} is no model: it has no {DESCRIPTION}.")
-    names = ", ".join(packaged_models()) or "none"
-    raise ModelError(
-        f"There is no model '{name_or_path}': give a model's folder or the name of a packaged one "
-        f"({names})."
-    )
-
-
 def _read_bytes(path):
     try:
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _tampered(path):
+    return (
+        f"{path} is not the file that {DESCRIPTION} describes (its SHA-256 differs): copy or train "
+        "the model again."
+    )
 
 
 def _check_finite(state, source):
@@ -266,11 +273,15 @@ def _check_finite(state, source):
             raise ModelError(f"{name} in {source} holds NaN or infinity: train the model again.")
 
 
-def _read_mean(path, config):
+def _read_mean(path, config, digest):
     if not path.is_file():
         raise ModelError(f"{path} is missing: copy or train the model again.")
+    content = _read_bytes(path)
+    # Models of version 0.1 vouch for their weights alone.
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise ModelError(_tampered(path))
     try:
-        image = nib.load(path)
+        image = nib.Nifti1Image.from_bytes(gzip.decompress(content))
         mean = np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:
         raise ModelError(f"{path} cannot be read: {error}") from None

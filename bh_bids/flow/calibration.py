@@ -1,0 +1,178 @@
+"""Describing the target domain of a flow that came without a description."""
+
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from ..errors import InputError, ModelError
+from .domain import describe_domain
+from .model import load_model, save_model
+from .network import dequantise
+from .registry import DESCRIPTION, find_model
+from .slices import MIN_PARTICIPANTS, find_scans, read_volume
+
+# Whole slices of which bits per dimension are measured, evenly spread over scans and brains.
+N_SLICES = 64
+BATCH = 4
+
+
+def calibrate_model(model, derivatives, *, output=None, about=None, device="cpu", report=None):
+    """Give an imported model its target's mean volume, intensities and bits per dimension.
+
+    The flow's weights stay as they are.
+
+    Parameters
+    ----------
+    model : str or pathlib.Path
+        Name or folder of the model.
+    derivatives : str or pathlib.Path
+        Folder of preprocessed target-domain scans on the model's grid.
+    output : str or pathlib.Path, optional
+        Another folder for the calibrated model; needed if the model is calibrated already.
+    about : dict, optional
+        ``TargetDomain``, ``License`` and the like, for model.json; empty ones are left out.
+    device : str or torch.device
+        Where bits per dimension are measured.
+    report : callable, optional
+        Called with one sentence at a time.
+
+    Returns
+    -------
+    TargetModel
+        As it was written.
+
+    Raises
+    ------
+    InputError
+        If scans are missing, damaged, on another grid, or of fewer than four participants.
+    ModelError
+        If the model has conditions, or is described already and ``output`` is missing or taken.
+    """
+    report = report or (lambda sentence: None)
+    folder = find_model(model)
+    given = load_model(folder)
+    target = _place(given, folder, output)
+    config = given.config
+    scans = find_scans(derivatives, config.space)
+    participants = sorted({scan.participant for scan in scans})
+    if len(participants) < MIN_PARTICIPANTS:
+        raise InputError(
+            f"Only {len(participants)} participant(s) in {derivatives}: at least "
+            f"{MIN_PARTICIPANTS} are needed to describe a target domain."
+        )
+    _check_grid(scans[0], config, model)
+    report(f"Reading {len(scans)} scans.")
+    volumes = [read_volume(scan, config) for scan in scans]
+    intensity, mean = describe_domain(volumes, config)
+    report("Measuring bits per dimension.")
+    bits, count = measure_bits(given.to(device).flow, volumes, config)
+    about = _without_blanks(about or {})
+    domain = {**given.target_domain, **about.get("TargetDomain", {})}
+    metadata = {
+        **given.metadata,
+        **about,
+        "TargetDomain": domain,
+        "Intensity": intensity,
+        "Calibration": {
+            "Participants": participants,
+            "Scans": len(scans),
+            "BitsPerDimension": round(bits, 4),
+            "Slices": count,
+            "Software": {name: version(name) for name in ("bh-bids", "torch", "nflows")},
+        },
+    }
+    save_model(target, given.flow, mean, metadata)
+    return load_model(target.absolute())
+
+
+def measure_bits(flow, volumes, config):
+    """Bits per dimension of whole slices, background included.
+
+    Parameters
+    ----------
+    flow : TargetFlow
+        Without conditions.
+    volumes : sequence of bh_bids.flow.slices.Volume
+    config : FlowConfig
+
+    Returns
+    -------
+    bits : float
+        Mean over the slices.
+    count : int
+        How many: about 64, evenly spread, the same ones and the same noise each time.
+    """
+    each = -(-N_SLICES // len(volumes))
+    chosen = np.concatenate([_spread(volume.in_target_units(config.slices), each)
+                             for volume in volumes])  # fmt: skip
+    noise = np.random.default_rng(0).random(chosen.shape, dtype=np.float32)
+    crops = dequantise(torch.from_numpy(chosen), config.bits, torch.from_numpy(noise))
+    device = next(flow.parameters()).device
+    with torch.inference_mode():
+        bits = [flow.bits_per_dim(batch.to(device)).double().cpu() for batch in crops.split(BATCH)]
+    return float(torch.cat(bits).mean()), len(chosen)
+
+
+def uncalibrated_stand_in(model):
+    """An imported model with a smooth ellipsoid for its mean, to try its flow on."""
+    if model.calibrated:
+        return model
+    axes = [np.linspace(-1.1, 1.1, n, dtype=np.float32) for n in model.config.shape]
+    radius = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True))
+    return replace(model, mean=np.clip(1.2 - 1.2 * radius, 0, 1).astype(np.float32))
+
+
+def _spread(volume, number):
+    """Evenly spread slices (n, 1, x, y) of those of a volume that hold brain."""
+    used = np.flatnonzero(volume.any(axis=(0, 1)))
+    chosen = used[np.unique(np.linspace(0, len(used) - 1, number).round().astype(int))]
+    return np.ascontiguousarray(volume[:, :, chosen].transpose(2, 0, 1))[:, None]
+
+
+def _place(model, folder, output):
+    if model.config.conditions:
+        raise ModelError(
+            f"The model '{model.name}' has conditions: 'bh-model train' described its target "
+            "domain, and its flow would not fit another description."
+        )
+    if output is None:
+        if model.calibrated:
+            raise ModelError(
+                f"The model '{model.name}' is calibrated already: give --output to write a copy "
+                "that is described by these scans."
+            )
+        return folder
+    refuse_taken(output)
+    return Path(output)
+
+
+def refuse_taken(folder):
+    """Raise ModelError if a model already lies there."""
+    if (Path(folder) / DESCRIPTION).exists():
+        raise ModelError(f"{folder} holds a model already: choose another folder or remove it.")
+
+
+def _check_grid(scan, config, model):
+    try:
+        image = nib.load(scan.image)
+    except Exception as error:
+        raise InputError(f"{scan.image} cannot be read: {error}") from None
+    if image.shape != config.shape or not np.allclose(image.affine, config.affine, atol=1e-2):
+        raise InputError(
+            f"{scan.image} (shape {image.shape}) does not lie on the model's grid (shape "
+            f"{config.shape}): preprocess the target's scans for this model, with 'bh-bids BIDS "
+            f"OUT participant --anat-only --model {model}'."
+        )
+
+
+def _without_blanks(about):
+    kept = {}
+    for name, value in about.items():
+        value = _without_blanks(value) if isinstance(value, dict) else value
+        if value not in ("", None, {}):
+            kept[name] = value
+    return kept
