@@ -142,6 +142,11 @@ def _add_optimisation(train):
     group.add_argument(
         "--max-minutes", type=float, metavar="MINUTES", help="stop, resumable, after so long"
     )
+    group.add_argument(
+        "--store",
+        metavar="FOLDER",
+        help="keep the scans' slices here, for several trainings on them (MODEL/training/store)",
+    )
     group.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 
 
@@ -201,6 +206,7 @@ def _train(options):
         about,
         validation=_validation(options.validation_participants),
         exclude=options.exclude_participants,
+        store=options.store,
         resume=options.resume,
         report=lambda sentence: print(sentence, file=sys.stderr, flush=True),
     )

@@ -134,7 +134,7 @@ class CropSampler:
             elif condition == "previous":
                 maps[i] = below
             elif condition == "mean":
-                maps[i] = cut(self._mean[volume.offset + k])
+                maps[i] = cut(self._mean[k])
             else:
                 maps[i] = config.noise_code(sigma)
         return crop, maps
@@ -197,13 +197,13 @@ def bounding_box(volumes, multiple):
     corner, sides : tuple of int
         Along (x, y).
     """
-    used = np.any([volume.values.any(axis=0) for volume in volumes], axis=0)
     corner, sides = [], []
-    for axis, whole in enumerate(used.shape):
-        filled = np.flatnonzero(used.any(axis=1 - axis))
-        side = -(-(filled[-1] + 1 - filled[0]) // multiple) * multiple
-        corner.append(int(min(filled[0], whole - side)))
-        sides.append(int(side))
+    for axis, whole in enumerate(volumes[0].values.shape[1:]):
+        first = min(volume.box[2 * axis] for volume in volumes)
+        last = max(volume.box[2 * axis + 1] for volume in volumes)
+        side = -(-(last - first) // multiple) * multiple
+        corner.append(min(first, whole - side))
+        sides.append(side)
     return tuple(corner), tuple(sides)
 
 

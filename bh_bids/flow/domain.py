@@ -9,7 +9,7 @@ N_QUANTILES = 257
 MODE_DIGITS = 5
 
 
-def describe_domain(volumes, config):
+def describe_domain(volumes, config, release=lambda: None):
     """Intensity statistics and mean volume of the training scans.
 
     Parameters
@@ -18,6 +18,8 @@ def describe_domain(volumes, config):
         Training scans.
     config : FlowConfig
         Gives the grid.
+    release : callable
+        Called after each volume, to give its memory back.
 
     Returns
     -------
@@ -28,24 +30,19 @@ def describe_domain(volumes, config):
     mean : numpy.ndarray of float32, shape ``config.shape``
         Mean volume, target units.
     """
-    # Heavy and owned by another part of the package: only training needs it.
-    from ..evaluation.tissue import tissue_modes
-
     counts = 0
     mean = np.zeros(config.shape, np.float64)
-    modes = []
     for volume in volumes:
         counts = counts + volume.counts()
-        scaled = volume.in_target_units(config.slices)
-        mean += scaled
-        modes.append(tissue_modes(scaled, scaled > 0))
+        mean += volume.in_target_units()
+        release()
     intensity = {
         "ScalePercentile": SCALE_PERCENTILE,
         "TargetScale": float(np.median([volume.scale for volume in volumes])),
         "Quantiles": pooled_quantiles(counts, N_QUANTILES),
         "Modes": {
-            tissue: round(float(np.median([m[tissue] for m in modes])), MODE_DIGITS)
-            for tissue in modes[0]
+            tissue: round(float(np.median([v.modes[tissue] for v in volumes])), MODE_DIGITS)
+            for tissue in volumes[0].modes
         },
     }
     return intensity, (mean / len(volumes)).astype(np.float32)

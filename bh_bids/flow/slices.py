@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..intensity import to_target_units
+from .checks import check_intensities, check_mask, warnings_about
 
 # Volumes are kept as multiples of this in 16 bits: exact for all discretisations of up to 14 bits.
 STEP = 2.0**-14
@@ -30,42 +30,45 @@ class Scan:
 
 @dataclass(frozen=True)
 class Volume:
-    """One scan in memory.
+    """One scan, in memory or in a store on disk.
 
     Attributes
     ----------
     participant : str
         Label, without "sub-".
     values : numpy.ndarray of uint16, shape (slices, x, y)
-        Target units in multiples of ``STEP``, axial slices first, all that hold brain; 0 outside
-        the brain mask, at least 1 inside, so that the mask is where they are positive.
+        Target units in multiples of ``STEP``, axial slices first; 0 outside the brain mask, at
+        least 1 inside, so that the mask is where they are positive.
     scale : float
         Raw intensity that is 1 in target units.
-    offset : int
-        Index, on the grid, of the first slice kept.
+    modes : dict of str to float
+        Modes of "CSF", "GM" and "WM", target units.
+    filled : tuple of int
+        Slices with enough brain, not constant, from which crops are drawn.
+    box : tuple of int
+        Smallest box (x0, x1, y0, y1) that holds the brain in every slice.
+    voxels : int
+        In the brain mask.
+    warnings : tuple of str
+        What may be wrong with the scan.
     """
 
     participant: str
     values: np.ndarray
     scale: float
-    offset: int
+    modes: dict
+    filled: tuple
+    box: tuple
+    voxels: int
+    warnings: tuple
 
-    @cached_property
-    def filled(self):
-        """Indices, into ``values``, of the slices with enough brain to be trained on."""
-        brain = np.count_nonzero(self.values, axis=(1, 2))
-        return np.flatnonzero(brain >= MIN_BRAIN_VOXELS)
+    def in_target_units(self):
+        """The whole volume (x, y, z), float32, target units."""
+        return self.values.transpose(1, 2, 0) * np.float32(STEP)
 
     def counts(self):
         """Brain voxels at each multiple of ``STEP``, int64, shape (65536,)."""
         return np.bincount(self.values[self.values > 0], minlength=LARGEST + 1)
-
-    def in_target_units(self, slices):
-        """The whole volume (x, y, z), float32, target units; ``slices`` is the grid's number."""
-        count, x, y = self.values.shape
-        volume = np.zeros((x, y, slices), np.float32)
-        volume[:, :, self.offset : self.offset + count] = self.values.transpose(1, 2, 0)
-        return volume * np.float32(STEP)
 
 
 def find_scans(derivatives, space):
@@ -161,7 +164,7 @@ def split_participants(scans, *, validation=0.12, exclude=(), seed=0):
 
 
 def read_volume(scan, config):
-    """Read one scan on the model's grid and scale it to target units.
+    """Read one scan on the model's grid, check it and scale it to target units.
 
     Parameters
     ----------
@@ -172,35 +175,63 @@ def read_volume(scan, config):
     Returns
     -------
     Volume
-        Slices without brain at both ends are left out.
 
     Raises
     ------
     InputError
         If a file cannot be read, lies on another grid, or holds NaN, infinity or one constant, or
-        the mask is empty.
+        the mask is none of a brain.
     """
+    # Heavy and owned by another part of the package: only training needs it.
+    from ..evaluation.tissue import tissue_modes
+
     volume = _read_on_grid(scan.image, config)
     mask = _read_on_grid(scan.mask, config) > 0.5
-    if not mask.any():
-        raise InputError(f"{scan.mask} is empty.")
-    if not np.isfinite(volume).all():
-        raise InputError(f"{scan.image} holds NaN or infinity: preprocess it again.")
-    if np.ptp(volume[mask]) == 0:
-        raise InputError(f"{scan.image} is constant inside its brain mask.")
+    check_mask(scan, mask)
+    check_intensities(scan, volume, mask)
     try:
         scaled, scale = to_target_units(volume, mask)
+        modes = tissue_modes(scaled, mask)
     except InputError as error:
         raise InputError(f"{scan.image}: {error}") from None
-    used = np.flatnonzero(mask.any(axis=(0, 1)))
-    first, last = used[0], used[-1] + 1
     levels = np.rint(np.clip(scaled, 0, LARGEST * STEP) / STEP).astype(np.uint16)
     levels[mask] = np.maximum(levels[mask], 1)
-    values = np.ascontiguousarray(levels[:, :, first:last].transpose(2, 0, 1))
-    volume = Volume(scan.participant, values, scale, int(first))
-    if not len(volume.filled):
-        raise InputError(f"No slice of {scan.mask} has {MIN_BRAIN_VOXELS} brain voxels.")
-    return volume
+    values = np.ascontiguousarray(levels.transpose(2, 0, 1))
+    varied = [k for k in enough_brain(values) if np.ptp(values[k][values[k] > 0])]
+    if not varied:
+        raise InputError(
+            f"No slice of {scan.image} has {MIN_BRAIN_VOXELS} brain voxels that are not all equal."
+        )
+    return Volume(
+        participant=scan.participant,
+        values=values,
+        scale=scale,
+        modes=modes,
+        filled=tuple(varied),
+        box=_box(mask),
+        voxels=int(np.count_nonzero(mask)),
+        warnings=(*warnings_about(scan, volume, mask), *_about_flat(scan, values, varied)),
+    )
+
+
+def enough_brain(values):
+    """Slices with at least ``MIN_BRAIN_VOXELS`` brain voxels, of values (slices, x, y); list."""
+    brain = np.count_nonzero(values, axis=(1, 2))
+    return np.flatnonzero(brain >= MIN_BRAIN_VOXELS).tolist()
+
+
+def _about_flat(scan, values, varied):
+    flat = len(enough_brain(values)) - len(varied)
+    if flat:
+        yield f"{flat} slice(s) of {scan.image} are constant inside the brain mask and left out."
+
+
+def _box(mask):
+    sides = []
+    for axis in (0, 1):
+        used = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        sides += [int(used[0]), int(used[-1]) + 1]
+    return tuple(sides)
 
 
 def _read_on_grid(path, config):

@@ -42,6 +42,8 @@ class Trainer:
         See :func:`bh_bids.flow.checkpoint.load_checkpoint`.
     report : callable
         Called with one sentence at a time.
+    release : callable
+        Called after each validation, to give back the memory of the slices read so far.
 
     Attributes
     ----------
@@ -49,11 +51,12 @@ class Trainer:
         The averaged weights with the fewest bits per dimension of the held-out participants.
     """
 
-    def __init__(self, config, settings, volumes, mean, folder, fingerprint, report):
+    def __init__(self, config, settings, volumes, mean, folder, fingerprint, report, release):
         self.settings = settings
         self.folder = folder
         self._fingerprint = fingerprint
         self._report = report
+        self._release = release
         crop, seed = settings.crop, settings.seed
         self._sampler = CropSampler(volumes["training"], crop, config, seed, mean)
         fixed = CropSampler(volumes["validation"], crop, config, seed + 1, mean)
@@ -204,6 +207,7 @@ class Trainer:
         }
         if self._validation.by_noise:
             entry["validation_by_noise"] = self._validation.named(bits, 5)
+        self._release()
         self.log.append(entry)
         plot_learning_curve(self.log.entries, self.folder / "learning_curve.png")
         self._report(

@@ -6,10 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import InputError
+from .checkpoint import CHECKPOINT
+from .checks import unlike_others
 from .domain import describe_domain
 from .model import save_model
 from .network import TargetFlow
-from .slices import find_scans, read_volume, split_participants
+from .slices import find_scans, split_participants
+from .store import open_store
 from .trainer import Trainer
 
 # Settings that may change when a training is resumed.
@@ -105,6 +108,7 @@ def train_model(
     *,
     validation=0.12,
     exclude=(),
+    store=None,
     resume=False,
     report=None,
 ):
@@ -124,6 +128,9 @@ def train_model(
         ``Name``, ``Version``, ``TargetDomain``, ``License`` and the like, for model.json.
     validation, exclude
         See :func:`bh_bids.flow.slices.split_participants`.
+    store : str or pathlib.Path, optional
+        Folder of the scans' slices, see :mod:`bh_bids.flow.store`; built at the first training,
+        and again when a scan has changed. ``output/training/store`` where not given.
     resume : bool
         Go on from the checkpoint, if there is one; the final weights are those of a training
         that was never interrupted.
@@ -150,25 +157,33 @@ def train_model(
         scans, validation=validation, exclude=exclude, seed=settings.seed
     )
     folder = Path(output) / "training"
-    if not resume and folder.exists():
-        raise InputError(f"{folder} exists: add --resume to go on, or choose another folder.")
-    report(f"Reading {len(scans)} scans.")
+    if not resume and (folder / CHECKPOINT).exists():
+        raise InputError(
+            f"{folder} holds a training: add --resume to go on, or choose another folder."
+        )
+    used = [scan for scan in scans if scan.participant in {*training, *held_out}]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}.") from None
+    stored = open_store(store or folder / "store", used, config, report)
+    for volume in stored.volumes:
+        for sentence in volume.warnings:
+            report(f"Warning: {sentence}")
+    for sentence in unlike_others(stored.volumes):
+        report(f"Warning: {sentence}")
     volumes = {
-        group: [read_volume(scan, config) for scan in scans if scan.participant in labels]
+        group: [volume for volume in stored.volumes if volume.participant in labels]
         for group, labels in (("training", training), ("validation", held_out))
     }
-    intensity, mean = describe_domain(volumes["training"], config)
+    intensity, mean = describe_domain(volumes["training"], config, stored.release)
     fingerprint = {
         "Config": config.to_dict(),
         **settings.fingerprint(),
         "participants": {"training": training, "validation": held_out},
         "scans": [round(v.scale, 6) for group in volumes.values() for v in group],
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}.") from None
-    trainer = Trainer(config, settings, volumes, mean, folder, fingerprint, report)
+    trainer = Trainer(config, settings, volumes, mean, folder, fingerprint, report, stored.release)
     trainer.run()
     metadata = {
         **about,

@@ -67,14 +67,13 @@ def test_context_belongs_to_the_crop(volumes, mean, conditioned):
     assert context.shape == (len(sampler), 4, w, h) and context.dtype == np.float32
     for number in range(len(sampler)):
         v, k = sampler._nth(number)
-        volume = volumes[v].in_target_units(quiet.slices)
-        z = volumes[v].offset + k
+        volume = volumes[v].in_target_units()
         mask, previous, average, noise = context[number]
-        np.testing.assert_allclose(x[number, 0], volume[..., z][box], atol=1e-5)
-        np.testing.assert_array_equal(mask, volume[..., z][box] > 0)
-        below = volume[..., z - 1][box] if z else 0 * mask
+        np.testing.assert_allclose(x[number, 0], volume[..., k][box], atol=1e-5)
+        np.testing.assert_array_equal(mask, volume[..., k][box] > 0)
+        below = volume[..., k - 1][box] if k else 0 * mask
         np.testing.assert_allclose(previous, below, atol=1e-5)
-        np.testing.assert_array_equal(average, mean[..., z][box])
+        np.testing.assert_array_equal(average, mean[..., k][box])
         assert np.ptp(noise) == 0 and -1 <= noise[0, 0] <= 1
 
 
