@@ -140,6 +140,15 @@ def _add_optimisation(train):
     )
     group.add_argument("--device", default="auto", help="cpu, cuda or auto (%(default)s)")
     group.add_argument(
+        "--precision",
+        choices=("float32", "tf32", "bf16"),
+        default="float32",
+        help="of the convolutions; splines stay in float32 (%(default)s)",
+    )
+    group.add_argument(
+        "--tensorboard", action="store_true", help="write events to MODEL/training/tensorboard"
+    )
+    group.add_argument(
         "--max-minutes", type=float, metavar="MINUTES", help="stop, resumable, after so long"
     )
     group.add_argument(
@@ -187,6 +196,8 @@ def _train(options):
         device=device,
         max_minutes=options.max_minutes,
         workers=options.workers,
+        precision=options.precision,
+        tensorboard=options.tensorboard,
     )
     about = {
         "Name": options.name or os.path.basename(os.path.normpath(options.output)),
@@ -210,8 +221,9 @@ def _train(options):
         resume=options.resume,
         report=lambda sentence: print(sentence, file=sys.stderr, flush=True),
     )
-    bits = metadata["Training"]["BitsPerDimension"]
-    print(f"{options.output}: {bits} bits per dimension on held-out participants")
+    if metadata is not None:
+        bits = metadata["Training"]["BitsPerDimension"]
+        print(f"{options.output}: {bits} bits per dimension on held-out participants")
     return 0
 
 

@@ -9,11 +9,13 @@ from functools import partial
 
 import torch
 
-from ..errors import DeviceError, ModelError
+from ..errors import DeviceError, InputError, ModelError
 from .averaging import WeightAverage
-from .checkpoint import LOG, TrainingLog, load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint
 from .crops import Ahead, CropSampler
 from .network import TargetFlow
+from .precision import reduce_precision
+from .record import SAMPLED_SLICES, Record
 from .validation import FixedCrops, bits_of, on_device
 
 # So many steps in a row without a finite gradient end the training: it has diverged.
@@ -32,6 +34,8 @@ class Trainer:
     ----------
     config : FlowConfig
     settings : TrainingSettings
+    group : bh_bids.flow.distributed.Group
+        The processes that train together; the first alone writes.
     volumes : dict of str to list of Volume
         "training" and "validation".
     mean : numpy.ndarray, shape ``config.shape``
@@ -51,34 +55,48 @@ class Trainer:
         The averaged weights with the fewest bits per dimension of the held-out participants.
     """
 
-    def __init__(self, config, settings, volumes, mean, folder, fingerprint, report, release):
+    def __init__(
+        self, config, settings, group, volumes, mean, folder, fingerprint, report, release
+    ):
         self.settings = settings
         self.folder = folder
+        self._group = group
         self._fingerprint = fingerprint
         self._report = report
         self._release = release
+        for name in ("batch_size", "validation_crops"):
+            if getattr(settings, name) < group.size:
+                raise InputError(f"The option {name} must be at least 1 for each process.")
         crop, seed = settings.crop, settings.seed
         self._sampler = CropSampler(volumes["training"], crop, config, seed, mean)
         fixed = CropSampler(volumes["validation"], crop, config, seed + 1, mean)
-        self._validation = FixedCrops(fixed, config, settings)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.flow = TargetFlow(config)
-            try:
-                self.flow.to(settings.device)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise DeviceError(
-                    f"Training on '{settings.device}' is impossible: {reason}"
-                ) from None
-            self.average = WeightAverage(self.flow, settings.ema)
-        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate)
+        self._validation = FixedCrops(fixed, config, settings, group)
+        whole = CropSampler(volumes["validation"], None, config, seed + 1, mean)
+        self._shown = partial(whole.batch, 0, SAMPLED_SLICES, augment=False)
+        self._make_flow(config)
         self.step = self.skipped = self._skipped_in_a_row = self._stale = 0
         self.best, self.best_bits, self.best_step, self.seconds = math.inf, [], 0, 0.0
         self.best_state = None
         self._losses = []
         self._restore(load_checkpoint(folder, fingerprint))
-        self.log = TrainingLog(folder / LOG, self.step)
+        # All have read the checkpoint before the first writes the next.
+        group.wait()
+        self.record = Record(folder, self.step, settings.tensorboard) if group.first else None
+
+    def _make_flow(self, config):
+        device = self._group.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            self.flow = TargetFlow(config)
+            try:
+                self.flow.to(device)
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise DeviceError(f"Training on '{device}' is impossible: {reason}") from None
+            self.average = WeightAverage(self.flow, self.settings.ema)
+        reduce_precision(self.flow, self.settings.precision, device)
+        self._likelihood = self._group.likelihood(self.flow)
+        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=self.settings.learning_rate)
 
     @property
     def finished(self):
@@ -89,23 +107,39 @@ class Trainer:
     def run(self):
         """Train to the last step or until the time is over; validate, log and save on the way."""
         started, before = time.monotonic(), self.seconds
-        minutes = self.settings.max_minutes
-        draw = partial(self._sampler.batch, size=self.settings.batch_size)
-        batches = Ahead(draw, self.settings.steps, self.settings.workers)
-        with closing(batches), _progress(self.settings.steps, self.step) as advance:
+        settings, group = self.settings, self._group
+        draw = partial(self._sampler.batch, size=settings.batch_size, part=group.part)
+        batches = Ahead(draw, settings.steps, settings.workers)
+        with closing(batches), _progress(settings.steps, self.step, group.first) as advance:
             while not self.finished:
                 self._losses.append(self._one_step(batches(self.step)))
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
                 advance(self.step, self.best)
-                if self.step == self.settings.steps or self.step % self.settings.interval == 0:
+                if self.step == settings.steps or self.step % settings.interval == 0:
                     self._validate()
-                    save_checkpoint(self.folder, self._state())
-                if minutes is not None and time.monotonic() - started > 60 * minutes:
-                    self._stop_for_now()
-                    break
+                    self._save()
+                if settings.max_minutes is not None:
+                    # The clocks of the processes differ: they stop together.
+                    over = time.monotonic() - started > 60 * settings.max_minutes
+                    if group.sums(over)[0]:
+                        self._stop_for_now()
+                        break
+        if group.first:
+            self._finish()
+
+    def _save(self):
+        if self._group.first:
+            save_checkpoint(self.folder, self._state())
+
+    def _finish(self):
         self._report_end()
-        plot_learning_curve(self.log.entries, self.folder / "learning_curve.png")
+        self.record.draw_curve(self.best_step)
+        best = TargetFlow(self.flow.config).eval()
+        best.load_state_dict(self.best_state)
+        sigma = self._validation.lowest
+        self.record.draw_samples(best.to(self._group.device), self._shown(sigma=sigma), self.step)
+        self.record.close()
 
     def _stop_for_now(self):
         if self.finished:
@@ -114,7 +148,7 @@ class Trainer:
             # Nothing to use yet. The next validation must not take this one for the best.
             self._keep(self._validation.bits(self.average.flow), self.step)
             self.best = math.inf
-        save_checkpoint(self.folder, self._state())
+        self._save()
 
     def _report_end(self):
         done = f"at step {self.step} of {self.settings.steps}"
@@ -144,6 +178,8 @@ class Trainer:
                 else {}
             ),
             "SkippedSteps": self.skipped,
+            "Precision": self.settings.precision,
+            "Processes": self._group.size,
             "Seconds": round(self.seconds),
             "Parameters": sum(p.numel() for p in self.flow.parameters()),
         }
@@ -152,18 +188,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(self.step)
         self.flow.train()
-        x, context = on_device(crops, self.settings.device)
         if self.step == 0:
-            # ActNorm sets itself from the first batch: the average must start from there.
-            with torch.no_grad():
-                self.flow(x, context)
-            self.average.restart(self.flow)
-        counted = self.flow.dimensions(x, context).sum()
-        loss = bits_of(self.flow.log_prob(x, context).sum(), counted, self.flow.config)
+            self._begin()
+        group = self._group
+        x, context = on_device(crops, group.device)
+        counted = group.sums(self.flow.dimensions(x, context).sum())[0]
+        log_prob = self._likelihood(x, context).sum()
+        # Of the whole batch: the gradients of the processes' parts are averaged, not summed.
+        loss = bits_of(group.size * log_prob, counted, self.flow.config)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.settings.clip)
-        value = float(loss.detach())
+        value = bits_of(group.sums(log_prob.detach())[0], counted, self.flow.config)
         if math.isfinite(value) and math.isfinite(float(norm)):
             self.optimizer.step()
             self.average.update(self.flow, self.step)
@@ -177,6 +213,15 @@ class Trainer:
                 f"gradient before step {self.step}. Lower the learning rate."
             )
         return math.nan
+
+    def _begin(self):
+        """Let ActNorm set itself from the first batch, whole, before any weight is averaged."""
+        if self._group.first:
+            crops = self._sampler.batch(0, self.settings.batch_size)
+            with torch.no_grad():
+                self.flow(*on_device(crops, self._group.device))
+        self._group.share(self.flow)
+        self.average.restart(self.flow)
 
     def _keep(self, bits, step):
         self.best, self.best_bits, self.best_step = sum(bits) / len(bits), bits, step
@@ -208,8 +253,9 @@ class Trainer:
         if self._validation.by_noise:
             entry["validation_by_noise"] = self._validation.named(bits, 5)
         self._release()
-        self.log.append(entry)
-        plot_learning_curve(self.log.entries, self.folder / "learning_curve.png")
+        if not self._group.first:
+            return
+        self.record.add(entry, self.best_step)
         self._report(
             f"Step {self.step} of {self.settings.steps}: training {entry['training']}, "
             f"validation {entry['validation']} bits per dimension, {self.seconds / 60:.1f} min."
@@ -237,36 +283,10 @@ class Trainer:
         self._report(f"Going on from step {self.step}.")
 
 
-def plot_learning_curve(entries, path):
-    """Draw bits per dimension against steps.
-
-    Parameters
-    ----------
-    entries : list of dict
-        "step", "training" and "validation" of each validation.
-    path : pathlib.Path
-        PNG to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name in ("training", "validation"):
-        shown = [(e["step"], e[name]) for e in entries if e[name] is not None]
-        if shown:
-            axes.plot(*zip(*shown, strict=True), label=name)
-    axes.set(xlabel="step", ylabel="bits per dimension")
-    if entries:
-        axes.legend()
-    figure.savefig(path, dpi=100)
-
-
 @contextmanager
-def _progress(total, start):
+def _progress(total, start, wanted):
     """Progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not wanted or not sys.stderr.isatty():
         yield lambda step, best: None
         return
     from rich.console import Console

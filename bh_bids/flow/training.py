@@ -8,15 +8,17 @@ from pathlib import Path
 from ..errors import InputError
 from .checkpoint import CHECKPOINT
 from .checks import unlike_others
+from .distributed import joined
 from .domain import describe_domain
 from .model import save_model
 from .network import TargetFlow
+from .precision import PRECISIONS
 from .slices import find_scans, split_participants
 from .store import open_store
 from .trainer import Trainer
 
 # Settings that may change when a training is resumed.
-RUNNING = ("patience", "device", "max_minutes", "workers")
+RUNNING = ("patience", "device", "precision", "max_minutes", "workers", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,16 @@ class TrainingSettings:
     patience : int or None
         Stop after so many validations in a row without fewer bits per dimension.
     device : str
-        torch device.
+        torch device; "cuda" under torchrun is each process's own.
+    precision : str
+        Of the convolutions, see :func:`bh_bids.flow.precision.reduce_precision`. Validation is in
+        float32, but for "tf32".
     max_minutes : float or None
         Stop, resumable, after so long.
     workers : int
         Threads that draw the next batches; the same batches for any number.
+    tensorboard : bool
+        Write events for TensorBoard.
     """
 
     steps: int = 12000
@@ -69,8 +76,10 @@ class TrainingSettings:
     ema: float = 0.999
     patience: int | None = None
     device: str = "cpu"
+    precision: str = "float32"
     max_minutes: float | None = None
     workers: int = 1
+    tensorboard: bool = False
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "interval", "validation_crops", "patience"):
@@ -80,6 +89,8 @@ class TrainingSettings:
         for name in ("warm_up", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"The option {name} must not be negative.")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"The option precision must be one of {', '.join(PRECISIONS)}.")
         if not 0 <= self.ema < 1:
             raise InputError("The option ema must be at least 0 and less than 1.")
         for name in ("learning_rate", "clip", "max_minutes"):
@@ -114,6 +125,10 @@ def train_model(
 ):
     """Train a flow on a derivatives folder's scans and write the model's folder.
 
+    Started by torchrun in several processes, each takes its part of every batch, and the first
+    alone reports and writes. The curve is that of one process with the same batches, but for the
+    order of sums and for batch normalisation, whose statistics are each part's own.
+
     Parameters
     ----------
     derivatives : str or pathlib.Path
@@ -140,7 +155,7 @@ def train_model(
     Returns
     -------
     dict
-        Content of model.json.
+        Content of model.json; None in all processes but the first.
 
     Raises
     ------
@@ -151,7 +166,6 @@ def train_model(
     DeviceError
         If the device is not there.
     """
-    report = report or (lambda sentence: None)
     scans = find_scans(derivatives, config.space)
     training, held_out = split_participants(
         scans, validation=validation, exclude=exclude, seed=settings.seed
@@ -162,43 +176,59 @@ def train_model(
             f"{folder} holds a training: add --resume to go on, or choose another folder."
         )
     used = [scan for scan in scans if scan.participant in {*training, *held_out}]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}.") from None
-    stored = open_store(store or folder / "store", used, config, report)
+    with joined(settings.device) as group:
+        if report is None or not group.first:
+            report = _silent
+        stored = _stored(store or folder / "store", folder, used, config, group, report)
+        volumes = {
+            name: [volume for volume in stored.volumes if volume.participant in labels]
+            for name, labels in (("training", training), ("validation", held_out))
+        }
+        intensity, mean = describe_domain(volumes["training"], config, stored.release)
+        fingerprint = {
+            "Config": config.to_dict(),
+            **settings.fingerprint(),
+            "participants": {"training": training, "validation": held_out},
+            "scans": [round(v.scale, 6) for several in volumes.values() for v in several],
+        }
+        trainer = Trainer(
+            config, settings, group, volumes, mean, folder, fingerprint, report, stored.release
+        )
+        trainer.run()
+        if not group.first:
+            return None
+        metadata = {
+            **about,
+            "TrainingParticipants": training,
+            "ValidationParticipants": held_out,
+            "ExcludedParticipants": sorted(str(label).removeprefix("sub-") for label in exclude),
+            "Intensity": intensity,
+            "Training": trainer.summary(),
+            "Software": {name: version(name) for name in ("bh-bids", "torch", "nflows")},
+        }
+        flow = TargetFlow(config)
+        flow.load_state_dict(trainer.best_state)
+        save_model(output, flow, mean, metadata)
+        return metadata
+
+
+def _stored(place, folder, scans, config, group, report):
+    """The scans' store, built by the first process, once what is wrong with them was said."""
+    if group.first:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be made: {error.strerror}.") from None
+        open_store(place, scans, config, report)
+    group.wait()
+    stored = open_store(place, scans, config, report)
     for volume in stored.volumes:
         for sentence in volume.warnings:
             report(f"Warning: {sentence}")
     for sentence in unlike_others(stored.volumes):
         report(f"Warning: {sentence}")
-    volumes = {
-        group: [volume for volume in stored.volumes if volume.participant in labels]
-        for group, labels in (("training", training), ("validation", held_out))
-    }
-    intensity, mean = describe_domain(volumes["training"], config, stored.release)
-    fingerprint = {
-        "Config": config.to_dict(),
-        **settings.fingerprint(),
-        "participants": {"training": training, "validation": held_out},
-        "scans": [round(v.scale, 6) for group in volumes.values() for v in group],
-    }
-    trainer = Trainer(config, settings, volumes, mean, folder, fingerprint, report, stored.release)
-    trainer.run()
-    metadata = {
-        **about,
-        "TrainingParticipants": training,
-        "ValidationParticipants": held_out,
-        "ExcludedParticipants": sorted(str(label).removeprefix("sub-") for label in exclude),
-        "Intensity": intensity,
-        "Training": trainer.summary(),
-        "Software": _software(),
-    }
-    flow = TargetFlow(config)
-    flow.load_state_dict(trainer.best_state)
-    save_model(output, flow, mean, metadata)
-    return metadata
+    return stored
 
 
-def _software():
-    return {name: version(name) for name in ("bh-bids", "torch", "nflows")}
+def _silent(sentence):
+    """Report nothing."""

@@ -1,6 +1,7 @@
 """Bits per dimension of the fixed crops of held-out participants."""
 
 import math
+from functools import partial
 
 import torch
 
@@ -14,22 +15,28 @@ class FixedCrops:
         Of the held-out participants.
     config : FlowConfig
     settings : TrainingSettings
-        Gives their number, the size of a batch, and the device.
+        Gives their number and the size of a batch.
+    group : bh_bids.flow.distributed.Group
+        Each of its processes measures a part of them.
 
     Attributes
     ----------
     by_noise : bool
         Whether the flow is conditioned on noise, and so measured at two levels: the lower end of
         the configuration's range, and its geometric middle.
+    lowest : float or None
+        The lower of the two.
     """
 
-    def __init__(self, sampler, config, settings):
+    def __init__(self, sampler, config, settings, group):
         low, high = config.noise_range
         self.by_noise = "noise" in config.conditions
         self._sigmas = (low, math.sqrt(low * high)) if self.by_noise else (None,)
-        self._settings = settings
-        number = settings.validation_crops
-        self._crops = [sampler.batch(0, number, augment=False, sigma=s) for s in self._sigmas]
+        self.lowest = self._sigmas[0]
+        self._group = group
+        self._size = max(1, settings.batch_size // group.size)
+        draw = partial(sampler.batch, 0, settings.validation_crops, augment=False, part=group.part)
+        self._crops = [draw(sigma=sigma) for sigma in self._sigmas]
 
     @torch.inference_mode()
     def bits(self, flow):
@@ -42,13 +49,12 @@ class FixedCrops:
 
     def _bits_of_crops(self, flow, crops):
         log_prob = counted = 0.0
-        size = self._settings.batch_size
-        for start in range(0, len(crops.x), size):
-            part = type(crops)(*(a if a is None else a[start : start + size] for a in crops))
-            x, context = on_device(part, self._settings.device)
+        for start in range(0, len(crops.x), self._size):
+            part = (a if a is None else a[start : start + self._size] for a in crops)
+            x, context = on_device(part, self._group.device)
             log_prob += flow.log_prob(x, context).double().sum().item()
             counted += flow.dimensions(x, context).double().sum().item()
-        return bits_of(log_prob, counted, flow.config)
+        return bits_of(*self._group.sums(log_prob, counted), flow.config)
 
 
 def bits_of(log_prob, counted, config):

@@ -1,0 +1,37 @@
+"""Reduced precision where it is harmless: in the convolutions, never in the splines."""
+
+import torch
+from nflows.nn.nets import ConvResidualNet
+
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+def reduce_precision(flow, precision, device):
+    """Let a flow's convolutions be computed with fewer digits; weights stay float32.
+
+    Parameters
+    ----------
+    flow : TargetFlow
+        With "bf16", its conditioners' convolutional networks are computed in bfloat16, and only
+        they: splines, log-determinants and 1x1 convolutions stay in float32.
+    precision : str
+        One of ``PRECISIONS``. "tf32" lets CUDA round the inputs of convolutions and matrix
+        products to 10 bits of mantissa, for the whole process; it changes nothing on a CPU.
+    device : str
+        torch device.
+    """
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
+    torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
+    if precision == "bf16":
+        for module in flow.modules():
+            if isinstance(module, ConvResidualNet):
+                module.forward = _in_bfloat16(module.forward, torch.device(device).type)
+
+
+def _in_bfloat16(forward, device_type):
+    def rounded(*inputs):
+        with torch.autocast(device_type, torch.bfloat16):
+            outputs = forward(*inputs)
+        return outputs.float()
+
+    return rounded
