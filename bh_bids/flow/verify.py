@@ -3,6 +3,8 @@
 import torch
 
 from ..errors import ModelError
+from .context import slice_context
+from .engine import FlowEngine
 
 # float32 alone leaves about 1e-3 at single voxels, and 1e-6 on average.
 TOLERANCE = 1e-4
@@ -28,13 +30,15 @@ def roundtrip_error(model):
     """
     depth = model.mean.shape[2]
     chosen = [depth * (k + 1) // (N_SLICES + 1) for k in range(N_SLICES)]
-    slices = torch.from_numpy(model.mean[:, :, chosen]).permute(2, 0, 1)[:, None].contiguous()
-    slices = slices.to(next(model.flow.parameters()).device)
+    engine = FlowEngine.from_flow(model.flow)
+    mean = torch.from_numpy(model.mean).permute(2, 0, 1).to(engine.device, engine.dtype)
+    context = slice_context(model.config, mean, chosen, mask=mean > 0, mean=mean)
+    slices = mean[chosen][:, None]
     with torch.inference_mode():
-        latents, logabsdet = model.flow(slices)
+        latents, logabsdet = engine(slices, context)
         if not (torch.isfinite(latents).all() and torch.isfinite(logabsdet).all()):
             raise ModelError("The model's flow gives no finite latents: train the model again.")
-        returned = model.flow.inverse(latents, slices.shape[2:])
+        returned = engine.inverse(latents, slices.shape[2:], context)
     error = float((returned - slices).abs().mean())
     if not error <= TOLERANCE:
         raise ModelError(

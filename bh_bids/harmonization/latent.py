@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..flow.engine import FlowEngine
+from ..flow.network import TargetFlow
+
 # No harmonized brain exceeds this (target units, where 1 is white matter's upper end): beyond it
 # an inverse pass has diverged, as a spline's may in single precision.
 DIVERGED = 4.0
@@ -37,18 +40,23 @@ class LatentStep:
 
     Parameters
     ----------
-    flow : TargetFlow
-        ``flow(x) -> (z, logabsdet)`` and ``flow.inverse(z, slice_shape)``.
+    flow : TargetFlow or FlowEngine
+        A TargetFlow's weights, as they are now, are made into an engine. Anything else with
+        ``flow(x) -> (z, logabsdet)`` and ``flow.inverse(z, slice_shape)`` serves as well.
     occupied : sequence of int
         Positions of the slices that hold brain.
     bits : int
         Bits of the discretised image "bits per dimension" speaks of.
     batch_slices : int
         Slices of one batch: bounds the memory.
+    context : callable, optional
+        ``context(stack, positions)`` gives the context of slices for a flow with conditions; see
+        :func:`bh_bids.flow.context.slice_context`.
     """
 
-    def __init__(self, flow, occupied, bits=8, batch_slices=8):
-        self._flow, self._bits = flow, bits
+    def __init__(self, flow, occupied, bits=8, batch_slices=8, context=None):
+        self._flow = FlowEngine.from_flow(flow) if isinstance(flow, TargetFlow) else flow
+        self._bits, self._context = bits, context
         occupied = [int(k) for k in occupied]
         self._batches = [
             occupied[i : i + batch_slices] for i in range(0, len(occupied), batch_slices)
@@ -69,18 +77,21 @@ class LatentStep:
         -------
         LatentReport
         """
-        dims = stack.shape[1] * stack.shape[2]
+        shape, before = tuple(stack.shape[1:]), stack
+        if self._context is not None and shrink is not None:
+            # What a slice is told of its neighbour must not depend on the batches.
+            before = stack.clone()
         squares, bits, kept = [], [], []
         for batch in self._batches:
             x = stack[batch][:, None]
-            z, logabsdet = self._flow(x)
-            square = z.double().square().sum(dim=1)
-            log_prob = logabsdet.double() - 0.5 * (square + dims * math.log(2 * math.pi))
-            squares.append(square)
-            bits.append(self._bits - log_prob / (dims * math.log(2)))
+            # An empty tuple of arguments for flows that know of no context.
+            context = () if self._context is None else (self._context(before, batch),)
+            z, log_prob, counted = self._verdict(x, context)
+            squares.append(z.double().square().sum(dim=1))
+            bits.append(self._bits - log_prob.double() / (counted * math.log(2)))
             if shrink is None:
                 continue
-            moved = self._flow.inverse(z * (1 - shrink), tuple(stack.shape[1:]))
+            moved = self._flow.inverse(z * (1 - shrink), shape, *context)
             good = _sound(moved, x)
             index = torch.tensor(batch, device=stack.device)
             stack[index[good]] = moved[good, 0].to(stack.dtype)
@@ -90,8 +101,16 @@ class LatentStep:
         if not fine.any():
             return LatentReport(kept=kept)
         square = float(squares[fine].sum())
-        mean = float(squares[fine].mean()) / dims
+        mean = float(squares[fine].mean()) / math.prod(shape)
         return LatentReport(mean, square, float(bits[fine].mean()), kept)
+
+    def _verdict(self, x, context):
+        """Latents, log density and number of voxels it counts, of slices (n, 1, h, w)."""
+        if isinstance(self._flow, FlowEngine):
+            return (*self._flow.evaluate(x, *context), self._flow.dimensions(x, *context))
+        z, logabsdet = self._flow(x, *context)
+        normal = z.double().square().sum(dim=1) + z.shape[1] * math.log(2 * math.pi)
+        return z, logabsdet.double() - 0.5 * normal, z.shape[1]
 
 
 def _sound(moved, before):
