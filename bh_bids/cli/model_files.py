@@ -68,6 +68,13 @@ def add_calibrate(commands):
     command.add_argument(
         "--output", metavar="FOLDER", help="write another model (default: into the model's folder)"
     )
+    command.add_argument(
+        "--exclude-participants",
+        nargs="+",
+        default=[],
+        metavar="LABEL",
+        help="participants kept for tests, named in the model",
+    )
     _add_description(command)
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (%(default)s)")
@@ -159,6 +166,7 @@ def _calibrate(options):
         options.model,
         options.derivatives,
         output=options.output,
+        exclude=options.exclude_participants,
         about={"TargetDomain": _target_domain(options), "License": options.license},
         device=resolve_device(options.device),
         report=lambda sentence: print(sentence, file=sys.stderr, flush=True),

@@ -1,5 +1,6 @@
 """Describing the target domain of a flow that came without a description."""
 
+import tempfile
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -9,18 +10,22 @@ import numpy as np
 import torch
 
 from ..errors import InputError, ModelError
+from .checks import unlike_others
 from .domain import describe_domain
 from .model import load_model, save_model
 from .network import dequantise
 from .registry import DESCRIPTION, find_model
-from .slices import MIN_PARTICIPANTS, find_scans, read_volume
+from .slices import MIN_PARTICIPANTS, STEP, find_scans
+from .store import open_store
 
 # Whole slices of which bits per dimension are measured, evenly spread over scans and brains.
 N_SLICES = 64
 BATCH = 4
 
 
-def calibrate_model(model, derivatives, *, output=None, about=None, device="cpu", report=None):
+def calibrate_model(
+    model, derivatives, *, output=None, exclude=(), about=None, device="cpu", report=None
+):
     """Give an imported model its target's mean volume, intensities and bits per dimension.
 
     The flow's weights stay as they are.
@@ -33,6 +38,8 @@ def calibrate_model(model, derivatives, *, output=None, about=None, device="cpu"
         Folder of preprocessed target-domain scans on the model's grid.
     output : str or pathlib.Path, optional
         Another folder for the calibrated model; needed if the model is calibrated already.
+    exclude : sequence of str
+        Labels of participants kept for tests.
     about : dict, optional
         ``TargetDomain``, ``License`` and the like, for model.json; empty ones are left out.
     device : str or torch.device
@@ -48,7 +55,8 @@ def calibrate_model(model, derivatives, *, output=None, about=None, device="cpu"
     Raises
     ------
     InputError
-        If scans are missing, damaged, on another grid, or of fewer than four participants.
+        If scans are missing, damaged, on another grid, or of fewer than four participants, or an
+        excluded participant is unknown.
     ModelError
         If the model has conditions, or is described already and ``output`` is missing or taken.
     """
@@ -57,19 +65,19 @@ def calibrate_model(model, derivatives, *, output=None, about=None, device="cpu"
     given = load_model(folder)
     target = _place(given, folder, output)
     config = given.config
-    scans = find_scans(derivatives, config.space)
-    participants = sorted({scan.participant for scan in scans})
-    if len(participants) < MIN_PARTICIPANTS:
-        raise InputError(
-            f"Only {len(participants)} participant(s) in {derivatives}: at least "
-            f"{MIN_PARTICIPANTS} are needed to describe a target domain."
-        )
+    scans = _scans_of_target(derivatives, config.space, exclude)
     _check_grid(scans[0], config, model)
-    report(f"Reading {len(scans)} scans.")
-    volumes = [read_volume(scan, config) for scan in scans]
-    intensity, mean = describe_domain(volumes, config)
-    report("Measuring bits per dimension.")
-    bits, count = measure_bits(given.to(device).flow, volumes, config)
+    # On disk, not in memory: a target may have hundreds of scans.
+    with tempfile.TemporaryDirectory(prefix="bh-calibrate-") as aside:
+        store = open_store(aside, scans, config, report)
+        for volume in store.volumes:
+            for sentence in volume.warnings:
+                report(f"Warning: {sentence}")
+        for sentence in unlike_others(store.volumes):
+            report(f"Warning: {sentence}")
+        intensity, mean = describe_domain(store.volumes, config, store.release)
+        report("Measuring bits per dimension.")
+        bits, count = measure_bits(given.to(device).flow, store.volumes, config)
     about = _without_blanks(about or {})
     domain = {**given.target_domain, **about.get("TargetDomain", {})}
     metadata = {
@@ -78,7 +86,8 @@ def calibrate_model(model, derivatives, *, output=None, about=None, device="cpu"
         "TargetDomain": domain,
         "Intensity": intensity,
         "Calibration": {
-            "Participants": participants,
+            "Participants": sorted({scan.participant for scan in scans}),
+            "ExcludedParticipants": sorted(map(_plain, exclude)),
             "Scans": len(scans),
             "BitsPerDimension": round(bits, 4),
             "Slices": count,
@@ -107,8 +116,8 @@ def measure_bits(flow, volumes, config):
         How many: about 64, evenly spread, the same ones and the same noise each time.
     """
     each = -(-N_SLICES // len(volumes))
-    chosen = np.concatenate([_spread(volume.in_target_units(config.slices), each)
-                             for volume in volumes])  # fmt: skip
+    chosen = np.concatenate([_spread(volume.values, each) for volume in volumes])
+    chosen = chosen * np.float32(STEP)
     noise = np.random.default_rng(0).random(chosen.shape, dtype=np.float32)
     crops = dequantise(torch.from_numpy(chosen), config.bits, torch.from_numpy(noise))
     device = next(flow.parameters()).device
@@ -126,11 +135,30 @@ def uncalibrated_stand_in(model):
     return replace(model, mean=np.clip(1.2 - 1.2 * radius, 0, 1).astype(np.float32))
 
 
-def _spread(volume, number):
-    """Evenly spread slices (n, 1, x, y) of those of a volume that hold brain."""
-    used = np.flatnonzero(volume.any(axis=(0, 1)))
-    chosen = used[np.unique(np.linspace(0, len(used) - 1, number).round().astype(int))]
-    return np.ascontiguousarray(volume[:, :, chosen].transpose(2, 0, 1))[:, None]
+def _spread(values, number):
+    """Evenly spread slices (n, 1, x, y) of those of a volume (slices, x, y) that hold brain."""
+    used = np.flatnonzero(values.any(axis=(1, 2)))
+    return values[used[np.unique(np.linspace(0, len(used) - 1, number).round().astype(int))], None]
+
+
+def _scans_of_target(derivatives, space, exclude):
+    scans = find_scans(derivatives, space)
+    excluded = set(map(_plain, exclude))
+    unknown = sorted(excluded - {scan.participant for scan in scans})
+    if unknown:
+        raise InputError(f"No scans of participant(s) {', '.join(unknown)} in the derivatives.")
+    scans = [scan for scan in scans if scan.participant not in excluded]
+    number = len({scan.participant for scan in scans})
+    if number < MIN_PARTICIPANTS:
+        raise InputError(
+            f"Only {number} participant(s) to describe the target domain by: at least "
+            f"{MIN_PARTICIPANTS} are needed."
+        )
+    return scans
+
+
+def _plain(label):
+    return str(label).removeprefix("sub-")
 
 
 def _place(model, folder, output):

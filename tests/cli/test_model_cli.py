@@ -128,7 +128,7 @@ def test_wrong_usage_exits_with_2(arguments):
 
 
 def test_list_names_the_packaged_models(monkeypatch, trained, capsys):
-    monkeypatch.setattr("bh_bids.flow.model.PACKAGED_MODELS", trained.parent)
+    monkeypatch.setattr("bh_bids.flow.registry.PACKAGED_MODELS", trained.parent)
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     assert "small" in out and "a test scanner" in out

@@ -1,5 +1,6 @@
 """Models on disk: what is written is what is read, and damage is refused."""
 
+import gzip
 import hashlib
 import json
 
@@ -73,9 +74,10 @@ def test_verify_measures_the_round_trip(saved):
 
 
 def test_verify_refuses_a_flow_without_inverse(saved):
+    """A channel pressed into the last digit of its shift cannot come back."""
     model = load_model(saved[0])
-    inverse = model.flow.inverse
-    model.flow.inverse = lambda z, shape: inverse(z, shape) + 1e-3
+    norm = model.flow._transforms[0]._transforms[1]._transforms[0]
+    norm.log_scale[0], norm.shift[0] = -30.0, 1.0
     with pytest.raises(ModelError, match="not invertible"):
         roundtrip_error(model)
 
@@ -136,23 +138,67 @@ def test_missing_file_is_named(saved, name):
         load_model(saved[0])
 
 
+def replace_mean(folder, content, vouch=True):
+    (folder / "mean.nii.gz").write_bytes(content)
+    if vouch:
+        redescribe(folder, MeanSHA256=hashlib.sha256(content).hexdigest())
+
+
 def test_mean_on_another_grid_is_refused(saved):
-    path = saved[0] / "mean.nii.gz"
-    image = nib.load(path)
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4)), path)
-    with pytest.raises(ModelError, match="grid"):
+    image = nib.load(saved[0] / "mean.nii.gz")
+    moved = nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4)).to_bytes()
+    replace_mean(saved[0], gzip.compress(moved))
+    with pytest.raises(ModelError, match="does not lie on the grid"):
         load_model(saved[0])
 
 
-def test_damaged_mean_is_refused(saved):
-    (saved[0] / "mean.nii.gz").write_bytes(b"damaged")
+@pytest.mark.parametrize("content", [b"damaged", b"", gzip.compress(b"no image")])
+def test_damaged_mean_is_refused(saved, content):
+    replace_mean(saved[0], content)
     with pytest.raises(ModelError, match="mean.nii.gz cannot be read"):
         load_model(saved[0])
 
 
-@pytest.mark.parametrize("content, message", [("{", "valid JSON"), ("[]", "JSON object")])
+def test_tampered_or_truncated_mean_is_refused(saved):
+    whole = (saved[0] / "mean.nii.gz").read_bytes()
+    other = nib.load(saved[0] / "mean.nii.gz")
+    other = nib.Nifti1Image(np.asarray(other.dataobj) * 0.5, other.affine).to_bytes()
+    for content in (whole[:-40], gzip.compress(other)):
+        replace_mean(saved[0], content, vouch=False)
+        with pytest.raises(ModelError, match="mean.nii.gz is not the file that model.json"):
+            load_model(saved[0])
+
+
+def test_models_of_before_the_means_hash_load(saved):
+    description = json.loads((saved[0] / "model.json").read_text())
+    assert len(description.pop("MeanSHA256")) == 64
+    (saved[0] / "model.json").write_text(json.dumps(description))
+    assert load_model(saved[0]).calibrated
+
+
+@pytest.mark.parametrize("name", ["TargetDomain", "Intensity", "Training", "Calibration"])
+def test_tables_of_the_description_are_tables(saved, name):
+    redescribe(saved[0], **{name: [1, 2]})
+    with pytest.raises(ModelError, match=f"{name} in .* must be a JSON object"):
+        load_model(saved[0])
+
+
+def test_truncated_weights_are_refused(saved):
+    path = saved[0] / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ModelError, match="SHA-256"):
+        load_model(saved[0])
+    # Even if the description vouches for them.
+    redescribe(saved[0], WeightsSHA256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(ModelError, match="safetensors"):
+        load_model(saved[0])
+
+
+@pytest.mark.parametrize(
+    "content, message", [("{", "valid JSON"), ("[]", "JSON object"), ("[" * 10**5, "valid JSON")]
+)
 def test_damaged_description_is_refused(saved, content, message):
-    (saved[0] / "model.json").write_text(content)
+    (saved[0] / "model.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ModelError, match=message):
         load_model(saved[0])
 
