@@ -46,20 +46,32 @@ def plot_samples(real, samples, path):
     """
     rows = {"held out": real, **{f"temperature {t:g}": drawn for t, drawn in samples.items()}}
     _, x, y = real.shape
-    # One image: each slice with its x to the right and its y upwards.
-    mosaic = np.concatenate(
-        [np.concatenate(list(slices.swapaxes(1, 2)[:, ::-1]), axis=1) for slices in rows.values()]
-    )
     width = 1.8 * len(real)
     figure = _figure((width + 0.5, width * len(rows) * y / (len(real) * x)))
     axes = figure.add_subplot()
-    axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1.2)
+    axes.imshow(mosaic(rows.values()), cmap="gray", vmin=0, vmax=1.2)
     axes.set_xticks([])
     axes.set_yticks([(row + 0.5) * y for row in range(len(rows))], list(rows), rotation=90)
     axes.tick_params(length=0, labelsize=8)
     for label in axes.get_yticklabels():
         label.set_verticalalignment("center")
     figure.savefig(path, dpi=100)
+
+
+def mosaic(rows):
+    """One image of several rows of slices.
+
+    Parameters
+    ----------
+    rows : iterable of numpy.ndarray, each of shape (n, x, y)
+
+    Returns
+    -------
+    numpy.ndarray, shape (rows * y, n * x)
+        To be drawn from its upper left corner: each slice's x to the right, its y upwards.
+    """
+    upright = [slices.swapaxes(1, 2)[:, ::-1] for slices in rows]
+    return np.concatenate([np.concatenate(list(slices), axis=1) for slices in upright])
 
 
 def _figure(size):
