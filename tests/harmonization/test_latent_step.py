@@ -1,0 +1,113 @@
+"""The latent half of the alternation against the flow's own methods, slice by slice."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from bh_bids.errors import InputError
+from bh_bids.flow.config import FlowConfig
+from bh_bids.flow.context import slice_context
+from bh_bids.flow.engine import FlowEngine
+from bh_bids.flow.network import TargetFlow
+from bh_bids.harmonization.latent import LatentStep
+
+ALL = ("mask", "previous", "mean", "noise")
+
+
+def random_flow(conditions=(), dtype=torch.float64):
+    config = FlowConfig(
+        levels=2, steps=2, hidden_channels=6, blocks=1, bins=4, conditions=conditions
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        flow = TargetFlow(config)
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return flow.to(dtype).eval()
+
+
+@pytest.fixture
+def stack(tools):
+    """Slices of a brain, their mask, and another brain for a mean."""
+    volumes = (tools.volume(seed=1)[0], tools.volume()[1], tools.volume(seed=2)[0])
+    return [torch.from_numpy(v[..., 2:10].astype(float)).permute(2, 0, 1) for v in volumes]
+
+
+def test_measures_and_shrinks_as_the_flow_does(stack):
+    x, _, _ = stack
+    flow, occupied, before = random_flow(), [0, 2, 3, 7], x.clone()
+    step = LatentStep(flow, occupied, bits=flow.config.bits, batch_slices=3)
+    report = step(x, 0.1)
+    with torch.no_grad():
+        slices = before[occupied][:, None]
+        z, _ = flow(slices)
+        expected = flow.inverse(0.9 * z, x.shape[1:])
+        bits = flow.bits_per_dim(slices)
+    torch.testing.assert_close(x[occupied], expected[:, 0], rtol=0, atol=1e-9)
+    assert torch.equal(x[[1, 4, 5, 6]], before[[1, 4, 5, 6]])
+    assert report.kept == []
+    assert report.square == pytest.approx(float(z.square().sum()), rel=1e-9)
+    assert report.latent == pytest.approx(float(z.square().mean()), rel=1e-9)
+    assert report.bits_per_dim == pytest.approx(float(bits.mean()), rel=1e-9)
+    again = step(before)
+    assert (again.square, again.bits_per_dim) == (report.square, report.bits_per_dim)
+
+
+def test_an_engine_serves_as_its_flow(stack):
+    x, _, _ = stack
+    flow = random_flow()
+    found, expected = x.clone(), x.clone()
+    LatentStep(FlowEngine.from_flow(flow), [1, 2])(found, 0.1)
+    LatentStep(flow, [1, 2])(expected, 0.1)
+    assert torch.equal(found, expected)
+
+
+def test_a_conditioned_flow_is_told_of_its_slices(stack):
+    x, mask, mean = stack
+    flow = random_flow(ALL)
+    context = partial(slice_context, flow.config, mask=mask, mean=mean, sigma=0.01)
+    occupied, before = list(range(8)), x.clone()
+    given = context(before, occupied)
+    code = flow.config.noise_code(0.01)
+    assert given.shape == (8, 4, *x.shape[1:])
+    assert torch.equal(given[:, 0], mask) and torch.equal(given[:, 2], mean)
+    assert torch.equal(given[1:, 1], before[:-1]) and not given[0, 1].any()
+    torch.testing.assert_close(given[:, 3], torch.full_like(x, code))
+    for batch_slices in (1, 3, 8):
+        x = before.clone()
+        report = LatentStep(flow, occupied, flow.config.bits, batch_slices, context)(x, 0.1)
+        with torch.no_grad():
+            z, _ = flow(before[:, None], given)
+            expected = flow.inverse(0.9 * z, x.shape[1:], given)
+            bits = flow.bits_per_dim(before[:, None], given)
+        torch.testing.assert_close(x, expected[:, 0], rtol=0, atol=1e-9)
+        assert report.bits_per_dim == pytest.approx(float(bits.mean()), rel=1e-9)
+
+
+def test_context_of_a_part_of_the_stack(stack):
+    x, mask, mean = stack
+    config = FlowConfig(conditions=("previous", "noise"))
+    given = slice_context(config, x, np.array([0, 5]), mask=mask, mean=mean)
+    assert torch.equal(given[1, 0], x[4]) and not given[0, 0].any()
+    torch.testing.assert_close(given[:, 1], torch.full_like(given[:, 1], -1.0))
+    assert slice_context(FlowConfig(), x, [0], mask=mask, mean=mean) is None
+    with pytest.raises(InputError, match="positive number"):
+        slice_context(config, x, [0], mask=mask, mean=mean, sigma=0.0)
+
+
+def test_a_slice_that_fails_keeps_its_values(stack, tools):
+    class Fails(tools.linear):
+        def inverse(self, z, slice_shape):
+            x = super().inverse(z, slice_shape)
+            x[1] = float("nan")
+            return x
+
+    x, _, _ = stack
+    before = x.clone()
+    report = LatentStep(Fails(gain=2.0), range(8), batch_slices=4)(x, 0.5)
+    assert report.kept == [1, 5]
+    assert torch.equal(x[[1, 5]], before[[1, 5]])
+    torch.testing.assert_close(x[[0, 2, 7]], 0.5 * before[[0, 2, 7]])
