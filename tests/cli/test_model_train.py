@@ -1,0 +1,78 @@
+"""What the options of bh-model train become."""
+
+import pytest
+
+from bh_bids.cli.model import main
+from bh_bids.flow.config import CONDITIONS, FlowConfig
+from bh_bids.flow.training import TrainingSettings
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Configuration, settings and the rest that a command line asks a training for."""
+
+    def capture(*options):
+        seen = {}
+
+        def train_model(derivatives, output, config, settings, about, **rest):
+            seen.update(config=config, settings=settings, about=about, rest=rest)
+            return {"Training": {"BitsPerDimension": 3.0}}
+
+        monkeypatch.setattr("bh_bids.flow.training.train_model", train_model)
+        status = main(["train", "derivatives", "--output", "models/ours", *options])
+        return status, seen
+
+    return capture
+
+
+def test_defaults_are_those_of_the_settings(given):
+    status, seen = given("--device", "cpu")
+    assert status == 0
+    assert seen["settings"] == TrainingSettings()
+    assert seen["config"].noise_range == FlowConfig().noise_range
+    assert seen["about"]["Name"] == "ours"
+    assert seen["rest"]["store"] is None and seen["rest"]["validation"] == 0.12
+
+
+@pytest.mark.parametrize(
+    "named, expected",
+    [
+        (["noise", "mask"], ("mask", "noise")),
+        (["mean", "noise", "previous", "mask"], CONDITIONS),
+        (["none"], ()),
+    ],
+)
+def test_conditions_in_any_order(given, named, expected):
+    _, seen = given("--conditions", *named, "--noise-range", "0.01", "0.1")
+    assert seen["config"].conditions == expected
+    assert seen["config"].noise_range == (0.01, 0.1)
+
+
+def test_where_and_how_long_it_runs(given):
+    options = ["--precision", "bf16", "--patience", "5", "--ema", "0.99", "--workers", "3"]
+    _, seen = given(*options, "--tensorboard", "--store", "kept", "--device", "cpu", "--resume")
+    expected = TrainingSettings(precision="bf16", patience=5, ema=0.99, workers=3, tensorboard=True)
+    assert seen["settings"] == expected
+    assert seen["rest"]["store"] == "kept" and seen["rest"]["resume"] is True
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--conditions", "none", "mask"], "either 'none'"),
+        (["--noise-range", "0.1", "0.01"], "noise_range"),
+        (["--ema", "1"], "ema"),
+        (["--patience", "0"], "patience"),
+        (["--workers", "-1"], "workers"),
+    ],
+)
+def test_mistakes(given, capsys, options, message):
+    status, seen = given(*options)
+    assert status == 1 and not seen
+    assert message in capsys.readouterr().err
+
+
+def test_only_the_first_of_several_processes_names_the_result(monkeypatch, capsys):
+    monkeypatch.setattr("bh_bids.flow.training.train_model", lambda *given, **options: None)
+    assert main(["train", "derivatives", "--output", "m"]) == 0
+    assert capsys.readouterr().out == ""
