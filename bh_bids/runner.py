@@ -136,6 +136,7 @@ def make_plan(settings):
     """
     from .anatomy.templates import DEFAULT_SPACE
     from .flow.model import load_model
+    from .flow.registry import PACKAGED_MODELS, find_model
     from .harmonization.device import resolve_device
 
     scans = find_scans(
@@ -148,9 +149,13 @@ def make_plan(settings):
     device = str(resolve_device(settings.device))
     if settings.device == "auto" and device == "cpu":
         print("bh-bids: no GPU found, the flow runs on the CPU", file=sys.stderr)
-    if Path(settings.model).exists():
-        settings = replace(settings, model=str(Path(settings.model).absolute()))
+    folder = find_model(settings.model)
+    if folder.parent != PACKAGED_MODELS:
+        # Its place, so that workers in other folders find the same one.
+        settings = replace(settings, model=str(folder.absolute()))
     model = load_model(settings.model)
+    if not settings.anat_only:
+        model.require_calibrated()
     if model.space != DEFAULT_SPACE:
         raise ModelError(
             f"The model '{model.name}' lives in the space {model.space}; scans are registered to "

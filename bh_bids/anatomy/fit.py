@@ -4,6 +4,9 @@ import numpy as np
 
 from .resampling import content_box, resample
 
+# What a mapping leaves is rounding up to here (target units), and not worth an interpolation.
+NEGLIGIBLE = 1e-5
+
 
 def to_model_grid(volume, affine, mask, matrix, shape, grid):
     """Resample a bias-corrected brain on the model's grid.
@@ -36,34 +39,45 @@ def to_model_grid(volume, affine, mask, matrix, shape, grid):
     return np.where(moved_mask, np.maximum(moved, 0), 0).astype(np.float32), moved_mask
 
 
-def to_native_grid(native, mask, affine, matrix, source, harmonized, grid):
+def to_native_grid(native, mask, affine, matrix, source, harmonized, grid, mapping):
     """Carry a harmonization from the model's grid to the scan's own.
 
-    What is interpolated is the *change*, ``harmonized - source``, not the image: the native volume
-    keeps every detail of the scan, and where nothing was changed it stays as it was.
+    The mapping of intensities is applied to the native volume itself, which so keeps every detail
+    of the scan; of the field, which is smooth, and of what the mapping does not account for, the
+    *change* is interpolated. Where nothing was changed the scan stays as it was.
 
     Parameters
     ----------
     native : numpy.ndarray, shape (x, y, z)
-        Bias-corrected scan on its own RAS grid, scaled to the units of ``source``.
+        Bias-corrected scan on its own RAS grid, in the units of ``source``.
     mask : numpy.ndarray of bool, shape (x, y, z)
         Brain mask on the same grid.
     affine : numpy.ndarray, shape (4, 4)
     matrix : numpy.ndarray, shape (4, 4)
         RAS+ mm of the scan to RAS+ mm of the model's space.
     source, harmonized : numpy.ndarray, shape (i, j, k)
-        Before and after on the model's grid, in the same units, 0 outside the brain.
+        Before and after on the model's grid, target units, 0 outside the brain.
     grid : numpy.ndarray, shape (4, 4)
         The model's grid.
+    mapping : bh_bids.mapping.mapping.Mapping
+        What of the change is a mapping of intensities and a field.
 
     Returns
     -------
     numpy.ndarray of float32, shape (x, y, z)
-        0 outside the mask.
+        Target units, 0 outside the mask.
     """
-    change = _grow(harmonized - source, source > 0)
-    back = resample(change, grid, native.shape, affine, np.linalg.inv(matrix), order=1)
-    return np.where(mask, np.maximum(native + back, 0), 0).astype(np.float32)
+
+    def back(volume):
+        return resample(volume, grid, native.shape, affine, np.linalg.inv(matrix), order=1)
+
+    field = mapping.log_field()
+    inside = source > 0
+    rest = np.where(inside, harmonized - mapping(source, field), 0).astype(np.float32)
+    mapped = mapping(native, None if field is None else back(field))
+    if np.abs(rest).max(initial=0) > NEGLIGIBLE:
+        mapped = mapped + back(_grow(rest, inside))
+    return np.where(mask, np.maximum(mapped, 0), 0).astype(np.float32)
 
 
 def _grow(values, inside, voxels=3):

@@ -11,15 +11,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from ..errors import DeviceError, ModelError
+from ..mapping.calibration import Calibration
 from .config import FlowConfig
 from .network import TargetFlow
 from .registry import DESCRIPTION, find_model, read_description
 
-WEIGHTS, MEAN = "weights.safetensors", "mean.nii.gz"
+WEIGHTS, MEAN, CALIBRATION = "weights.safetensors", "mean.nii.gz", "calibration.safetensors"
 _TABLES = ("TargetDomain", "Intensity", "Training", "Calibration", "Imported")
 
 
@@ -38,12 +41,15 @@ class TargetModel:
         was imported and not yet calibrated.
     metadata : dict
         Content of model.json.
+    calibration : bh_bids.mapping.calibration.Calibration or None
+        Constants of the method "map"; None in a model that has none yet.
     """
 
     config: FlowConfig
     flow: TargetFlow
     mean: np.ndarray | None
     metadata: dict = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def name(self):
@@ -152,10 +158,11 @@ def load_model(name_or_path="default", device="cpu"):
     # Only what says so itself may lack its mean: elsewhere a missing file is damage.
     uncalibrated = metadata.get("Calibrated") is False
     mean = None if uncalibrated else _read_mean(folder / MEAN, config, metadata.get("MeanSHA256"))
-    return TargetModel(config, flow, mean, metadata).to(device)
+    constants = _read_calibration(folder / CALIBRATION, metadata.get("CalibrationSHA256"))
+    return TargetModel(config, flow, mean, metadata, constants).to(device)
 
 
-def save_model(folder, flow, mean, metadata):
+def save_model(folder, flow, mean, metadata, calibration=None):
     """Write a model's folder; a crash half-way leaves what was there before.
 
     Parameters
@@ -168,8 +175,10 @@ def save_model(folder, flow, mean, metadata):
         Mean target volume in target units; stored with 8 bits. None for a model that is to be
         calibrated.
     metadata : dict
-        Content of model.json; ``Config``, ``WeightsSHA256`` and ``MeanSHA256`` (or ``Calibrated``:
-        false) are filled in here.
+        Content of model.json; ``Config``, ``WeightsSHA256``, ``CalibrationSHA256`` and
+        ``MeanSHA256`` (or ``Calibrated``: false) are filled in here.
+    calibration : bh_bids.mapping.calibration.Calibration, optional
+        Constants of the method "map".
 
     Returns
     -------
@@ -191,7 +200,7 @@ def save_model(folder, flow, mean, metadata):
     _check_finite(state, folder / WEIGHTS)
     weights = save_safetensors(state)
     digest = hashlib.sha256(weights).hexdigest()
-    ours = ("Config", "WeightsSHA256", "MeanSHA256", "Calibrated")
+    ours = ("Config", "WeightsSHA256", "MeanSHA256", "CalibrationSHA256", "Calibrated")
     metadata = {name: value for name, value in metadata.items() if name not in ours}
     metadata |= {"Config": flow.config.to_dict(), "WeightsSHA256": digest}
     try:
@@ -206,6 +215,11 @@ def save_model(folder, flow, mean, metadata):
                 _write_mean(aside / MEAN, mean, flow.config)
                 metadata["MeanSHA256"] = hashlib.sha256((aside / MEAN).read_bytes()).hexdigest()
                 names.insert(0, MEAN)
+            if calibration is not None:
+                constants = save_arrays(calibration.to_arrays())
+                (aside / CALIBRATION).write_bytes(constants)
+                metadata["CalibrationSHA256"] = hashlib.sha256(constants).hexdigest()
+                names.insert(0, CALIBRATION)
             (aside / DESCRIPTION).write_text(json.dumps(metadata, indent=2) + "\n")
             # The description goes last: it vouches for the others by their hashes.
             for name in names:
@@ -290,6 +304,19 @@ def _read_mean(path, config, digest):
     if not np.isfinite(mean).all():
         raise ModelError(f"{path} holds NaN or infinity: train the model again.")
     return mean
+
+
+def _read_calibration(path, digest):
+    if digest is None:
+        return None
+    content = _read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ModelError(_tampered(path))
+    try:
+        arrays = load_arrays(content)
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}") from None
+    return Calibration.from_arrays(arrays)
 
 
 def _write_mean(path, mean, config):

@@ -7,6 +7,7 @@ import torch
 
 from ..errors import ModelError
 from ..intensity import to_target_units
+from ..mapping.mapping import Mapping, straight_mapping
 from .device import resolve_device
 from .guards import contrast_guard, usable_volume
 from .solvers import Problem, get_solver, make_parameters
@@ -35,6 +36,11 @@ class HarmonizationResult:
     iterations : int
     guards : list of str
         Sentences on what is doubtful or was left out.
+    mapping : bh_bids.mapping.mapping.Mapping
+        What of the change is a mapping of intensities and a field, target units: the method's own,
+        or the straight line nearest to what it did.
+    decisions : dict
+        Whether each stage of the method was applied, and on what figures.
     contrast : float
         Correlation of the source with the target domain's mean inside the brain.
     """
@@ -51,6 +57,8 @@ class HarmonizationResult:
     converged: bool
     iterations: int
     guards: list = field(default_factory=list)
+    mapping: Mapping | None = None
+    decisions: dict = field(default_factory=dict)
     contrast: float = float("nan")
 
 
@@ -96,6 +104,8 @@ def harmonize(
     solver = get_solver(method)
     settings = make_parameters(solver, method, parameters)
     place = resolve_device(device)
+    if model.mean is None:
+        model.require_calibrated()
     target_scale = _target_scale(model)
     volume, mask, guards = usable_volume(volume, mask, model)
     source, source_scale = to_target_units(volume, mask)
@@ -124,6 +134,8 @@ def harmonize(
         converged=solution.converged,
         iterations=solution.iterations,
         guards=[*guards, *doubts, *solution.guards],
+        mapping=solution.mapping or straight_mapping(problem.source, solution.volume, mask),
+        decisions=solution.decisions,
         contrast=contrast,
     )
 

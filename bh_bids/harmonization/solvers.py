@@ -50,13 +50,18 @@ class Solution:
     volume : numpy.ndarray of float32, shape (x, y, z)
         Harmonized volume in target units, 0 outside the mask.
     trace : list of dict
-        One record per iteration from 0, the start: "iteration", "objective", "ncc" (with the
-        source), "edge", "latent" (mean |z|^2/d), "bits_per_dim".
+        One record per iteration or stage from 0, the start: "iteration", "ncc" (with the source),
+        "latent" (mean |z|^2/d), "bits_per_dim"; of "paper" also "objective" and "edge", of "map"
+        the "stage".
     converged : bool
     iterations : int
         Iterations done.
     guards : list of str
         Sentences on what the solver had to leave out or doubts.
+    mapping : bh_bids.mapping.mapping.Mapping or None
+        What of the change is a mapping of intensities and a field, where the method has one.
+    decisions : dict
+        Whether each stage of the method was applied, and on what figures, ready for JSON.
     """
 
     volume: np.ndarray
@@ -64,6 +69,8 @@ class Solution:
     converged: bool
     iterations: int
     guards: list = field(default_factory=list)
+    mapping: Any = None
+    decisions: dict = field(default_factory=dict)
 
 
 class Solver(Protocol):
@@ -81,8 +88,14 @@ def _paper():
     return PaperSolver()
 
 
+def _map():
+    from .map import MapSolver
+
+    return MapSolver()
+
+
 # Name of a method -> function that imports its solver, so that a method costs nothing unused.
-SOLVERS = {"paper": _paper}
+SOLVERS = {"map": _map, "paper": _paper}
 
 
 def get_solver(method):

@@ -56,9 +56,10 @@ class Harmonize(SimpleInterface):
         folder = Path(runtime.cwd)
         out = save_nifti(result.volume, grid, folder / "harmonized.nii.gz", code=4)
         names = ("method", "device", "seed", "converged", "iterations", "guards", "parameters",
-                 "source_scale", "target_scale", "contrast", "trace")  # fmt: skip
+                 "source_scale", "target_scale", "contrast", "decisions", "trace")  # fmt: skip
         record = folder / "result.json"
-        record.write_text(json.dumps({name: getattr(result, name) for name in names}))
+        found = {name: getattr(result, name) for name in names}
+        record.write_text(json.dumps({**found, "mapping": result.mapping.to_dict()}))
         self._results.update(out_file=str(out), result=str(record))
         return runtime
 
@@ -87,20 +88,22 @@ class ApplyOnNativeGrid(SimpleInterface):
         from ..anatomy.fit import to_native_grid
         from ..anatomy.images import read_ras, save_on_grid_of
         from ..anatomy.registration import image_matrix
+        from ..mapping.mapping import Mapping
 
         found = json.loads(Path(self.inputs.result).read_text())
         native, affine = read_ras(self.inputs.native)
         source, grid = read_ras(self.inputs.source)
-        gain = found["target_scale"] / found["source_scale"]
         volume = to_native_grid(
-            native * gain,
+            native / found["source_scale"],
             read_ras(self.inputs.mask)[0] > 0,
             affine,
             image_matrix(self.inputs.transform),
-            source * gain,
-            read_ras(self.inputs.harmonized)[0],
+            source / found["source_scale"],
+            read_ras(self.inputs.harmonized)[0] / found["target_scale"],
             grid,
+            Mapping.from_dict(found["mapping"]),
         )
+        volume *= found["target_scale"]
         out = Path(runtime.cwd) / "native.nii.gz"
         save_on_grid_of(volume, self.inputs.reference, out)
         self._results["out_file"] = str(out)

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from bh_bids.anatomy.fit import to_model_grid, to_native_grid
+from bh_bids.mapping.field import orders
+from bh_bids.mapping.intensity import IntensityMap, identity_map
+from bh_bids.mapping.mapping import Mapping
 
 SCAN = np.array([[1.5, 0, 0, -40], [0, 1.5, 0, -45], [0, 0, 1.5, -40], [0, 0, 0, 1]])
 SHAPE = (54, 60, 54)
@@ -46,14 +49,18 @@ def test_brain_lies_where_the_matrix_puts_it(scan, fitted):
     np.testing.assert_allclose(after, (matrix @ [*before, 1])[:3], atol=0.2)
 
 
-def carry(scan, fitted, harmonized):
+NO_MAPPING = Mapping(identity_map(), None, GRID_SHAPE)
+
+
+def carry(scan, fitted, harmonized, mapping=NO_MAPPING):
     matrix, source, _ = fitted
-    return to_native_grid(*scan, SCAN, matrix, source, harmonized, GRID)
+    return to_native_grid(*scan, SCAN, matrix, source, harmonized, GRID, mapping)
 
 
 def test_no_change_leaves_the_scan_exactly_as_it_was(scan, fitted):
     volume, mask = scan
-    np.testing.assert_array_equal(carry(scan, fitted, fitted[1]), np.where(mask, volume, 0))
+    result = carry(scan, fitted, fitted[1])
+    np.testing.assert_allclose(result, np.where(mask, volume, 0), rtol=1e-6)
 
 
 def test_a_constant_change_is_carried_exactly_up_to_the_brains_border(scan, fitted):
@@ -64,20 +71,35 @@ def test_a_constant_change_is_carried_exactly_up_to_the_brains_border(scan, fitt
     np.testing.assert_allclose(result[mask], volume[mask] + 25, atol=1e-3)
 
 
-def test_a_gain_is_carried_exactly_on_the_same_grid(scan):
+@pytest.mark.parametrize("curve", [lambda v: 1.4 * v, lambda v: 2 * np.maximum(v, 0) ** 0.8])
+def test_a_map_of_intensities_is_carried_in_every_detail(scan, fitted, curve):
+    """Between different grids too: it acts on the scan's own voxels."""
     volume, mask = scan
-    source = np.where(mask, volume, 0)
-    result = to_native_grid(volume, mask, SCAN, np.eye(4), source, 1.4 * source, SCAN)
-    np.testing.assert_allclose(result[mask], 1.4 * volume[mask], rtol=1e-5)
+    knots = np.linspace(0, 400, 2000)
+    mapping = Mapping(IntensityMap(knots, curve(knots)), None, GRID_SHAPE)
+    result = carry(scan, fitted, mapping(fitted[1]), mapping)
+    np.testing.assert_allclose(result[mask], curve(volume[mask]), rtol=2e-4)
 
 
-def test_a_gain_is_carried_in_the_mean_and_in_detail_between_grids(scan, fitted):
-    _, source, _ = fitted
+def test_a_field_is_carried_with_the_detail_of_the_scan(scan, fitted):
+    matrix, source, inside = fitted
     volume, mask = scan
-    result = carry(scan, fitted, 1.4 * source)
-    assert result[mask].mean() == pytest.approx(1.4 * volume[mask].mean(), rel=0.01)
-    # What finer detail loses is a share of the change, never of the scan.
-    assert np.corrcoef(result[mask], volume[mask])[0, 1] > 0.98
+    coefficients = 0.1 * np.random.default_rng(1).normal(size=len(orders()))
+    mapping = Mapping(identity_map(), coefficients, GRID_SHAPE)
+    field = mapping.log_field()
+    harmonized = np.where(inside, source * np.exp(-field), 0).astype(np.float32)
+    result = carry(scan, fitted, harmonized, mapping)
+    # The closed form, evaluated at the scan's own voxels.
+    there = np.argwhere(mask) @ SCAN[:3, :3].T + SCAN[:3, 3]
+    there = there @ matrix[:3, :3].T + matrix[:3, 3]
+    index = (there - GRID[:3, 3]) / 2.0
+    waves = [np.cos(np.pi * np.outer(np.arange(4), index[:, a] + 0.5) / GRID_SHAPE[a])
+             for a in range(3)]  # fmt: skip
+    expected = sum(
+        c * waves[0][i] * waves[1][j] * waves[2][k]
+        for c, (i, j, k) in zip(coefficients, orders(), strict=True)
+    )
+    np.testing.assert_allclose(result[mask], volume[mask] * np.exp(-expected), rtol=3e-3)
 
 
 def test_a_smooth_change_comes_back_where_it_was_made(scan, fitted):

@@ -1,0 +1,97 @@
+"""What a flow that was trained at many noise levels knows of noise: how much, and away with it.
+
+The noise level is the one under which the scan is most probable. The expected clean scan follows
+from the density's gradient (Tweedie's formula, Efron, JASA 2011): ``x + s**2 grad log p_s(x)``.
+"""
+
+import numpy as np
+import torch
+
+from ..flow.context import slice_context
+
+CANDIDATES = (0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.026, 0.034, 0.044)
+# Slices that the noise level is told from, evenly spread over the middle of the brain.
+SLICES = 8
+
+
+class FlowDenoiser:
+    """A flow's view of one volume's noise.
+
+    Parameters
+    ----------
+    flow : TargetFlow
+        With the condition "noise".
+    box : SliceBox
+    mask, mean : torch.Tensor, shape (n, h, w)
+        Brain mask and the target's mean volume as stacks of the box.
+    batch_slices : int
+        Slices of one pass: bounds the memory.
+    """
+
+    def __init__(self, flow, box, mask, mean, batch_slices=8):
+        self._flow, self._box, self._mask, self._mean = flow, box, mask, mean
+        self._batch = batch_slices
+
+    def noise_level(self, stack):
+        """Standard deviation of the noise, target units, among ``CANDIDATES``.
+
+        Parameters
+        ----------
+        stack : torch.Tensor, shape (n, h, w)
+            Target units.
+        """
+        occupied = self._box.occupied
+        ends = len(occupied) // 4, 3 * len(occupied) // 4
+        chosen = occupied[np.unique(np.linspace(*ends, SLICES).round().astype(int))]
+        low, high = self._flow.config.noise_range
+        candidates = [sigma for sigma in CANDIDATES if low <= sigma <= high]
+        scores = []
+        with torch.inference_mode():
+            for sigma in candidates:
+                total = self._log_prob(stack, chosen, sigma)
+                scores.append(float(total.double().sum()))
+        return candidates[int(np.nanargmax(scores))]
+
+    def clean(self, stack, sigma, report=lambda done, of: None):
+        """The expected stack without noise of ``sigma``; background stays 0.
+
+        Parameters
+        ----------
+        stack : torch.Tensor, shape (n, h, w)
+        sigma : float
+        report : callable
+            Called as ``report(slices done, slices)``.
+
+        Returns
+        -------
+        torch.Tensor, shape (n, h, w)
+        int
+            Slices that kept their values because the flow gave no finite gradient.
+        """
+        gradient = torch.zeros_like(stack)
+        occupied = [int(k) for k in self._box.occupied]
+        for first in range(0, len(occupied), self._batch):
+            chosen = occupied[first : first + self._batch]
+            bottom = max(chosen[0] - 1, 0)
+            with torch.enable_grad():
+                part = stack[bottom : chosen[-1] + 1].clone().requires_grad_(True)
+                window = slice(bottom, chosen[-1] + 1)
+                places = [k - bottom for k in chosen]
+                self._log_prob(part, places, sigma, window).sum().backward()
+            gradient[window] += part.grad
+            report(min(first + self._batch, len(occupied)), len(occupied))
+        fine = gradient.isfinite().all(dim=2).all(dim=1)
+        step = (sigma**2 * gradient).clamp(-3 * sigma, 3 * sigma)
+        cleaned = torch.where(fine[:, None, None], stack + step, stack)
+        return cleaned.clamp_min(0) * self._mask, int((~fine).sum())
+
+    def _log_prob(self, stack, positions, sigma, window=slice(None)):
+        context = slice_context(
+            self._flow.config,
+            stack,
+            positions,
+            mask=self._mask[window],
+            mean=self._mean[window],
+            sigma=sigma,
+        )
+        return self._flow.log_prob(stack[list(map(int, positions))][:, None], context)

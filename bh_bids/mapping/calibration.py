@@ -1,0 +1,189 @@
+"""What the mapping needs to know of a target domain, learned once from its training scans."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from ..errors import InputError, ModelError
+from .field import Lattice, estimate_field, field_spread, local_histograms
+from .intensity import brain_quantiles, map_between
+from .spectrum import power_spectrum
+from .texture import TextureRuler, leave_one_out, texture_profile
+
+# Deviations of brightness that are told apart when asking whether a scan looks like the target's.
+COMPONENTS = 3
+MIN_SCANS = 4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Constants of one target domain; all arrays float64, intensities in target units.
+
+    Attributes
+    ----------
+    quantiles : numpy.ndarray, shape (LEVELS,)
+        Mean over the training scans of their brains' quantiles.
+    histograms : numpy.ndarray, shape (blocks, BINS)
+        Local histograms of log-intensity.
+    null_field : numpy.ndarray, shape (functions,)
+        Mean of the fields that are found on target scans.
+    null_spread : numpy.ndarray, shape (scans,)
+        Spread (log units) of each training scan's field about that mean.
+    modes, mode_sd : numpy.ndarray, shapes (COMPONENTS, LEVELS) and (COMPONENTS,)
+        Principal deviations of training scans' quantiles, and their standard deviations.
+    rest_sd : numpy.ndarray, shape ()
+        Root mean square of what those leave.
+    ruler_centre, ruler_scale, ruler_offset, ruler_weights : numpy.ndarray
+        Of the :class:`bh_bids.mapping.texture.TextureRuler`.
+    ruler_gain : numpy.ndarray, shape ()
+        Share of the quantiles' variance that the ruler explains in scans it was not fitted to.
+    sharpness : numpy.ndarray, shape (2,)
+        Mean and standard deviation over the training scans.
+    spectrum : numpy.ndarray, shape (BANDS,)
+        Mean power spectrum of the scans less the target's mean volume.
+    """
+
+    quantiles: np.ndarray
+    histograms: np.ndarray
+    null_field: np.ndarray
+    null_spread: np.ndarray
+    modes: np.ndarray
+    mode_sd: np.ndarray
+    rest_sd: np.ndarray
+    ruler_centre: np.ndarray
+    ruler_scale: np.ndarray
+    ruler_offset: np.ndarray
+    ruler_weights: np.ndarray
+    ruler_gain: np.ndarray
+    sharpness: np.ndarray
+    spectrum: np.ndarray
+
+    @property
+    def ruler(self):
+        """The texture ruler."""
+        return TextureRuler.from_arrays(
+            self.ruler_centre, self.ruler_scale, self.ruler_offset, self.ruler_weights
+        )
+
+    def unlikeness(self, quantiles):
+        """How far a brain's quantiles lie from the training scans'; about 1 for one of them.
+
+        Root mean square of the z-values of the principal deviations and of the rest.
+        """
+        deviation = quantiles - self.quantiles
+        scores = self.modes @ deviation
+        rest = np.sqrt(np.mean((deviation - scores @ self.modes) ** 2))
+        return float(np.sqrt(np.mean([*(scores / self.mode_sd) ** 2, (rest / self.rest_sd) ** 2])))
+
+    def to_arrays(self):
+        """Dictionary of the arrays, by name."""
+        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays):
+        """A calibration from :meth:`to_arrays`' dictionary.
+
+        Raises
+        ------
+        ModelError
+            If an array is missing, unknown, or holds NaN or infinity.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(arrays) != names:
+            raise ModelError(
+                "The model's calibration is not of this version of bh-bids: calibrate it again "
+                "with 'bh-model calibrate'."
+            )
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ModelError(f"'{name}' of the model's calibration holds NaN or infinity.")
+        return cls(**{name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()})
+
+
+def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
+    """Learn the constants of a target domain.
+
+    Parameters
+    ----------
+    volumes : callable
+        ``volumes()`` iterates over the training scans (x, y, z), float32, target units, 0 outside
+        the brain. It is called four times, so that the scans need not be in memory together.
+    mean : numpy.ndarray, shape (x, y, z)
+        Mean of the scans.
+    voxel_size : tuple of float
+        Millimetres.
+    report : callable
+        Called with one sentence at a time.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    InputError
+        If there are fewer than four scans.
+    """
+    quantiles = np.stack([brain_quantiles(volume[volume > 0]) for volume in volumes()])
+    if len(quantiles) < MIN_SCANS:
+        raise InputError(
+            f"{len(quantiles)} scans are too few to calibrate a target domain: at least "
+            f"{MIN_SCANS} are needed."
+        )
+    pooled = quantiles.mean(axis=0)
+    deviations = quantiles - pooled
+    report("Learning what the target shows at each place.")
+    lattice = Lattice(mean.shape, voxel_size)
+    histograms = local_histograms(volumes(), lattice)
+    null, spread = _null_fields(volumes(), lattice, histograms, pooled)
+    report("Learning how the target's texture goes with its contrast.")
+    profiles, sharpness = _profiles(volumes(), quantiles, pooled)
+    ruler = TextureRuler(profiles, deviations)
+    missed = np.square(deviations - leave_one_out(profiles, deviations)).sum()
+    modes, mode_sd, rest_sd = _principal(deviations)
+    return Calibration(
+        quantiles=pooled,
+        histograms=histograms,
+        null_field=null,
+        null_spread=spread,
+        modes=modes,
+        mode_sd=mode_sd,
+        rest_sd=rest_sd,
+        **{f"ruler_{name}": array for name, array in ruler.arrays.items()},
+        ruler_gain=np.asarray(1 - missed / max(np.square(deviations).sum(), 1e-12)),
+        sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
+        spectrum=power_spectrum(volumes(), mean),
+    )
+
+
+def _null_fields(volumes, lattice, histograms, pooled):
+    found, inside = [], []
+    for volume in volumes:
+        values = lattice(volume)
+        found.append(estimate_field(values, lattice, histograms, pooled))
+        inside.append(values > 0)
+    null = np.mean(found, axis=0)
+    spreads = [
+        field_spread(f - null, lattice, brain) for f, brain in zip(found, inside, strict=True)
+    ]
+    return null, np.array(spreads)
+
+
+def _profiles(volumes, quantiles, pooled):
+    profiles, sharpness = [], []
+    for volume, own in zip(volumes, quantiles, strict=True):
+        mask = volume > 0
+        matched = np.where(mask, map_between(own, pooled)(volume), 0)
+        profile, mean = texture_profile(matched, mask, pooled)
+        profiles.append(profile)
+        sharpness.append(mean)
+    return np.stack(profiles), np.array(sharpness)
+
+
+def _principal(deviations):
+    """Principal deviations, their standard deviations, and the size of the rest."""
+    _, sizes, modes = np.linalg.svd(deviations, full_matrices=False)
+    count = min(COMPONENTS, len(deviations) - 1)
+    mode_sd = np.maximum(sizes[:count] / np.sqrt(len(deviations) - 1), 1e-6)
+    rest = deviations - deviations @ modes[:count].T @ modes[:count]
+    return modes[:count], mode_sd, np.asarray(max(np.sqrt(np.mean(rest**2)), 1e-4))

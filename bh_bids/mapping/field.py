@@ -1,0 +1,180 @@
+"""The bias field: what of a brain's brightness depends on the place and not on the tissue.
+
+A scan, its histogram matched to the target's, is compared with what the target domain shows *at
+that place*: local histograms of the target scans, in blocks of 20 mm, are the prior of each
+voxel's true log-intensity; the field of the last step, still wrong by about ``s``, is the noise of
+the observation. The expected difference is fitted by a smooth log-field, ``s`` is lowered, and so
+on. N4 (Tustison et al., IEEE TMI 2010) sharpens a histogram likewise, but has to guess the sharp
+one, and knows nothing of place.
+
+What the procedure finds on target scans themselves (their mean: a property of templates and
+anatomy; their spread: its uncertainty) is the null field, learned once from the training scans.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from .intensity import brain_quantiles
+
+ORDER = 3
+# Spacing of the voxels looked at, and side of the blocks of the local histograms, mm.
+SPACING, BLOCK = 3.0, 20.0
+BINS = 64
+LOW, HIGH = np.log(0.04), np.log(1.6)
+CENTRES = LOW + (np.arange(BINS) + 0.5) / BINS * (HIGH - LOW)
+# Standard deviations of the log-field's error that the steps assume.
+ANNEALING = (0.2, 0.2, 0.2, 0.15, 0.15, 0.12, 0.1, 0.1, 0.08, 0.06, 0.05, 0.05, 0.05)
+# Below this (target units) a voxel is background or the darkest fluid: no word on the field.
+DARKEST = 0.04
+
+
+class Lattice:
+    """The voxels of a grid that are looked at, their blocks, and the field's basis on them.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the grid.
+    voxel_size : tuple of float
+        Millimetres.
+    """
+
+    def __init__(self, shape, voxel_size):
+        self.shape = tuple(shape)
+        steps = [max(1, round(SPACING / v)) for v in voxel_size]
+        self._indices = [
+            np.arange(min(step // 2, n - 1), n, step)
+            for n, step in zip(self.shape, steps, strict=True)
+        ]
+        sides = [max(1, round(BLOCK / (v * s))) for v, s in zip(voxel_size, steps, strict=True)]
+        numbers = [np.arange(len(i)) // side for i, side in zip(self._indices, sides, strict=True)]
+        self.blocks_shape = tuple(int(n[-1]) + 1 for n in numbers)
+        self.blocks = np.ravel_multi_index(np.meshgrid(*numbers, indexing="ij"), self.blocks_shape)
+
+    def __call__(self, volume):
+        """The looked-at voxels of a volume on the grid."""
+        return volume[np.ix_(*self._indices)]
+
+    @cached_property
+    def basis(self):
+        """The field's basis on the looked-at voxels; float32, shape (functions, i, j, k)."""
+        waves = [_waves(i, n) for i, n in zip(self._indices, self.shape, strict=True)]
+        return np.stack(
+            [np.einsum("x,y,z->xyz", *(w[k] for w, k in zip(waves, o, strict=True)))
+             for o in orders()]
+        ).astype(np.float32)  # fmt: skip
+
+
+def orders():
+    """Orders (along x, y, z) of the basis' cosines, the constant left out."""
+    span = range(ORDER + 1)
+    return [(i, j, k) for i in span for j in span for k in span if 0 < i + j + k <= ORDER]
+
+
+def log_field(coefficients, shape):
+    """The logarithm of a field on a whole grid.
+
+    Parameters
+    ----------
+    coefficients : array_like, shape (functions,)
+        Of the products of cosines that :func:`orders` names.
+    shape : tuple of int
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape ``shape``
+    """
+    table = np.zeros((ORDER + 1,) * 3)
+    for order, value in zip(orders(), coefficients, strict=True):
+        table[order] = value
+    waves = [_waves(np.arange(n), n) for n in shape]
+    return np.einsum("abc,ax,by,cz->xyz", table, *waves, optimize=True).astype(np.float32)
+
+
+def local_histograms(volumes, lattice):
+    """Histograms of log-intensity in each block, over all target scans.
+
+    Parameters
+    ----------
+    volumes : iterable of numpy.ndarray, shape (x, y, z)
+        Target scans in target units, 0 outside the brain.
+    lattice : Lattice
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (blocks, BINS)
+        Counts, smoothed over neighbouring blocks and bins.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    counts = np.zeros(int(np.prod(lattice.blocks_shape)) * BINS)
+    for volume in volumes:
+        values = lattice(volume)
+        inside = values > DARKEST
+        place = lattice.blocks[inside] * BINS + _bin(np.log(values[inside]))
+        counts += np.bincount(place, minlength=counts.size)
+    counts = counts.reshape(*lattice.blocks_shape, BINS)
+    return gaussian_filter(counts, (0.7, 0.7, 0.7, 0.8)).reshape(-1, BINS)
+
+
+def estimate_field(values, lattice, histograms, quantiles):
+    """Coefficients of the log-field that makes a brain look like the target's at every place.
+
+    Parameters
+    ----------
+    values : numpy.ndarray, shape (i, j, k)
+        A brain on the lattice, in any units, 0 outside.
+    lattice : Lattice
+    histograms : numpy.ndarray, shape (blocks, BINS)
+        See :func:`local_histograms`.
+    quantiles : numpy.ndarray, shape (LEVELS,)
+        The target's brain quantiles.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (functions,)
+        The null field not yet subtracted; zeros where there is too little brain.
+    """
+    coefficients = np.zeros(len(orders()))
+    inside = values > 0
+    if np.count_nonzero(inside) < 10 * len(coefficients):
+        return coefficients
+    inside &= values > DARKEST * np.quantile(values[inside], 0.99)
+    design = lattice.basis[:, inside].T.astype(np.float64)
+    observed, block = np.log(values[inside].astype(np.float64)), lattice.blocks[inside]
+    # A little of the whole brain's histogram everywhere: no tissue is impossible anywhere.
+    prior = histograms + 1e-3 * histograms.sum(axis=0) / max(histograms.sum(), 1e-9) + 1e-9
+    for s in ANNEALING:
+        corrected = observed - design @ coefficients
+        matched = np.interp(corrected, brain_quantiles(corrected), np.log(quantiles))
+        expected, variance = _posterior(prior, s)
+        place = _bin(matched)
+        weight = 1 / (variance[block, place] + 0.3 * s * s)
+        weighted = (design * weight[:, None]).T
+        normal = weighted @ design
+        normal[np.diag_indices_from(normal)] += 1e-6 * weight.sum()
+        coefficients += np.linalg.solve(normal, weighted @ (matched - expected[block, place]))
+    return coefficients
+
+
+def field_spread(coefficients, lattice, inside):
+    """Standard deviation of a log-field over the lattice's voxels inside a brain."""
+    return float(np.tensordot(coefficients, lattice.basis[:, inside], 1).std())
+
+
+def _posterior(prior, s):
+    """Mean and variance of the true log-intensity, by block and observed bin."""
+    likelihood = np.exp(-0.5 * ((CENTRES[:, None] - CENTRES) / s) ** 2)
+    total = prior @ likelihood.T
+    mean = prior @ (likelihood * CENTRES).T / total
+    square = prior @ (likelihood * CENTRES**2).T / total
+    return mean, np.maximum(square - mean**2, 1e-5)
+
+
+def _bin(logarithm):
+    return np.clip(((logarithm - LOW) / (HIGH - LOW) * BINS).astype(int), 0, BINS - 1)
+
+
+def _waves(indices, n):
+    return np.cos(np.pi * np.arange(ORDER + 1)[:, None] * (np.asarray(indices) + 0.5) / n)

@@ -1,0 +1,98 @@
+"""One monotone intensity map and one smooth field: all that a scanner's gap may be, but for noise.
+
+Both act on values, not on grids: what was found on the model's grid holds on the scan's own.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVELS = 256
+# Shares of the brain at which quantiles are taken: the middle of LEVELS equal parts.
+SHARES = (np.arange(LEVELS) + 0.5) / LEVELS
+# The map goes on beyond its last knot with its slope over this many knots.
+TAIL_KNOTS = 60
+
+
+@dataclass(frozen=True)
+class IntensityMap:
+    """A monotone map of intensities, linear between its knots, through zero below them.
+
+    Attributes
+    ----------
+    knots_in, knots_out : numpy.ndarray of float64, shape (k,)
+        Growing and non-decreasing, target units.
+    """
+
+    knots_in: np.ndarray
+    knots_out: np.ndarray
+
+    def __call__(self, values):
+        """Map values (any shape, target units); float32."""
+        values = np.asarray(values, dtype=np.float32)
+        low_in, low_out = float(self.knots_in[0]), float(self.knots_out[0])
+        mapped = np.interp(values, self.knots_in, self.knots_out)
+        if low_in > 0:
+            mapped = np.where(values < low_in, values * (low_out / low_in), mapped)
+        back = max(-TAIL_KNOTS, -len(self.knots_in))
+        rise = float(self.knots_out[-1] - self.knots_out[back])
+        run = float(self.knots_in[-1] - self.knots_in[back])
+        above = values - float(self.knots_in[-1])
+        mapped = np.where(above > 0, self.knots_out[-1] + above * (rise / run), mapped)
+        return mapped.astype(np.float32)
+
+
+def brain_quantiles(values):
+    """Quantiles of a brain's values at ``SHARES``; float64, shape (LEVELS,)."""
+    return np.quantile(np.asarray(values, dtype=np.float64), SHARES)
+
+
+def map_between(quantiles_in, quantiles_out):
+    """The monotone map that brings one brain's quantiles to another's.
+
+    Parameters
+    ----------
+    quantiles_in, quantiles_out : numpy.ndarray, shape (LEVELS,)
+        At ``SHARES``.
+
+    Returns
+    -------
+    IntensityMap
+        Knots of equal input are merged into one of mean output.
+    """
+    knots, place = np.unique(np.asarray(quantiles_in, dtype=np.float64), return_inverse=True)
+    out = np.maximum.accumulate(np.asarray(quantiles_out, dtype=np.float64))
+    mean = np.bincount(place, weights=out) / np.bincount(place)
+    if len(knots) == 1:
+        knots, mean = np.array([0.0, knots[0]]), np.array([0.0, mean[0]])
+    return IntensityMap(knots, mean)
+
+
+def identity_map():
+    """The map that changes nothing."""
+    return IntensityMap(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+
+
+def linear_map(source, harmonized):
+    """The straight line, least squares, from source to harmonized values; through (0, b).
+
+    Parameters
+    ----------
+    source, harmonized : numpy.ndarray, shape (n,)
+        Values inside the brain, target units.
+
+    Returns
+    -------
+    gain, offset : float
+        The identity's where the source is constant or the line falls.
+    """
+    source = np.asarray(source, dtype=np.float64)
+    harmonized = np.asarray(harmonized, dtype=np.float64)
+    centred = source - source.mean()
+    power = float(centred @ centred)
+    if power <= 0:
+        return 1.0, 0.0
+    gain = float(centred @ harmonized) / power
+    if gain <= 0:
+        return 1.0, 0.0
+    return gain, float(harmonized.mean() - gain * source.mean())
