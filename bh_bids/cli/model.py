@@ -64,3 +64,8 @@ def _parser():
     for add in (add_list, add_info, add_verify, add_import, add_calibrate, add_export):
         add(commands)
     return parser
+
+
+# As torchrun starts it: torchrun -m bh_bids.cli.model train ...
+if __name__ == "__main__":
+    sys.exit(main())

@@ -68,12 +68,9 @@ class Group:
         if self.size == 1:
             return module
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
+        # Buffers are the first process's: of batch normalisation, too.
         return nn.parallel.DistributedDataParallel(
-            module,
-            device_ids=devices,
-            # Batch normalisation keeps the first process's statistics.
-            broadcast_buffers=flow.config.batch_norm,
-            gradient_as_bucket_view=True,
+            module, device_ids=devices, gradient_as_bucket_view=True
         )
 
 

@@ -15,8 +15,7 @@ def plot_learning_curve(entries, path, best=None):
     best : int, optional
         Step whose weights are kept; marked.
     """
-    figure = _figure((6, 4))
-    axes = figure.add_subplot()
+    figure, axes = _figure((6, 4), (0.7, 0.5, 0.1, 0.1))
     for name in ("training", "validation"):
         shown = [(e["step"], e[name]) for e in entries if e[name] is not None]
         if shown:
@@ -28,7 +27,7 @@ def plot_learning_curve(entries, path, best=None):
         axes.axvline(best, color="0.7", lw=0.8, zorder=0, label="weights kept")
     axes.set(xlabel="step", ylabel="bits per dimension")
     if entries:
-        axes.legend()
+        axes.legend(loc="upper right")
     figure.savefig(path, dpi=100)
 
 
@@ -47,8 +46,8 @@ def plot_samples(real, samples, path):
     rows = {"held out": real, **{f"temperature {t:g}": drawn for t, drawn in samples.items()}}
     _, x, y = real.shape
     width = 1.8 * len(real)
-    figure = _figure((width + 0.5, width * len(rows) * y / (len(real) * x)))
-    axes = figure.add_subplot()
+    height = width * len(rows) * y / (len(real) * x)
+    figure, axes = _figure((width + 0.4, height), (0.4, 0, 0, 0))
     axes.imshow(mosaic(rows.values()), cmap="gray", vmin=0, vmax=1.2)
     axes.set_xticks([])
     axes.set_yticks([(row + 0.5) * y for row in range(len(rows))], list(rows), rotation=90)
@@ -74,10 +73,13 @@ def mosaic(rows):
     return np.concatenate([np.concatenate(list(slices), axis=1) for slices in upright])
 
 
-def _figure(size):
+def _figure(size, margins):
+    """Figure of a size with axes within margins (left, bottom, right, top), all in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
-    return figure
+    (width, height), (left, bottom, right, top) = size, margins
+    box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+    return figure, figure.add_axes(box)

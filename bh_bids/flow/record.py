@@ -1,14 +1,19 @@
 """What a training leaves to be looked at: log, learning curve, samples, TensorBoard."""
 
+import numpy as np
 import torch
 
 from ..errors import InputError
 from .checkpoint import LOG, TrainingLog
+from .crops import Crops
 from .figures import plot_learning_curve, plot_samples
 from .validation import on_device
 
 TEMPERATURES = (0.7, 0.85, 1.0)
-SAMPLED_SLICES = 4
+# Target units; the background's noise lies below.
+VISIBLE = 0.05
+# Of so many slices, those with the most brain are shown.
+DRAWN_SLICES, SHOWN_SLICES = 16, 4
 
 
 class Record:
@@ -56,10 +61,11 @@ class Record:
         flow : TargetFlow
             In evaluation mode.
         crops : Crops
-            Held-out slices, whose context the samples are given.
+            Held-out slices; the context of those with the most brain is given to the samples.
         step : int
             For TensorBoard.
         """
+        crops = fullest(crops, SHOWN_SLICES)
         samples = sample(flow, crops)
         path = self._folder / "samples.png"
         plot_samples(crops.x[:, 0], samples, path)
@@ -74,6 +80,13 @@ class Record:
         """Close what is open."""
         if self._board is not None:
             self._board.close()
+
+
+def fullest(crops, number):
+    """The crops with the most brain, that with the most first."""
+    brain = np.count_nonzero(crops.x > VISIBLE, axis=(1, 2, 3))
+    chosen = np.argsort(-brain, kind="stable")[:number]
+    return Crops(*(None if a is None else a[chosen] for a in crops))
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .crops import Ahead, CropSampler
 from .network import TargetFlow
 from .precision import reduce_precision
-from .record import SAMPLED_SLICES, Record
+from .record import DRAWN_SLICES, Record
 from .validation import FixedCrops, bits_of, on_device
 
 # So many steps in a row without a finite gradient end the training: it has diverged.
@@ -72,7 +72,7 @@ class Trainer:
         fixed = CropSampler(volumes["validation"], crop, config, seed + 1, mean)
         self._validation = FixedCrops(fixed, config, settings, group)
         whole = CropSampler(volumes["validation"], None, config, seed + 1, mean)
-        self._shown = partial(whole.batch, 0, SAMPLED_SLICES, augment=False)
+        self._shown = partial(whole.batch, 0, DRAWN_SLICES, augment=False)
         self._make_flow(config)
         self.step = self.skipped = self._skipped_in_a_row = self._stale = 0
         self.best, self.best_bits, self.best_step, self.seconds = math.inf, [], 0, 0.0

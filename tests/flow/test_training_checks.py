@@ -11,6 +11,13 @@ from bh_bids.errors import InputError
 from bh_bids.flow.training import TrainingSettings, train_model
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Drawn again and again they would take most of the time."""
+    monkeypatch.setattr("bh_bids.flow.record.plot_learning_curve", lambda *given: None)
+    monkeypatch.setattr("bh_bids.flow.record.plot_samples", lambda *given: None)
+
+
 @pytest.fixture
 def train(derivatives, tiny_config, tmp_path):
     """Trains one step on scans of which that of participant 03 was changed; returns what it said.

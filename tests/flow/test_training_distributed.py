@@ -75,6 +75,7 @@ def test_two_processes_train_what_one_does(derivatives, config, one_process, tmp
         train_model(derivatives, tmp_path / "m", config, settings, {}, validation=0.3)
     result = torchrun(derivatives, tmp_path / "m", config, tmp_path / "program.py")
     assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
     # Only the first process speaks.
     assert result.stdout.count("Step 8 of 8") == 1
     assert result.stdout.count("Reading 7 scans.") == (1 - before)

@@ -13,8 +13,8 @@ import pytest
 from bh_bids.flow.training import TrainingSettings, train_model
 
 SETTINGS = {
-    **{"steps": 24, "batch_size": 2, "crop": (16, 16), "warm_up": 2, "interval": 3},
-    **{"validation_crops": 2},
+    **{"steps": 15, "batch_size": 2, "crop": (16, 16), "warm_up": 2, "interval": 3},
+    **{"validation_crops": 1},
 }
 PROGRAM = """
 import json, sys

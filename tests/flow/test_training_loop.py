@@ -27,6 +27,13 @@ def run(derivatives, output, config, steps=12, resume=False, **changes):
     )
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Drawn again and again they would take most of the time."""
+    monkeypatch.setattr("bh_bids.flow.record.plot_learning_curve", lambda *given: None)
+    monkeypatch.setattr("bh_bids.flow.record.plot_samples", lambda *given: None)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(derivatives, tiny_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted") / "model"

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from bh_bids.errors import InputError
 from bh_bids.flow.crops import Crops
 from bh_bids.flow.figures import mosaic, plot_learning_curve, plot_samples
-from bh_bids.flow.record import Record, sample
+from bh_bids.flow.record import Record, fullest, sample
 from bh_bids.flow.training import TrainingSettings, train_model
 
 SETTINGS = {
@@ -51,6 +51,15 @@ def test_samples_lie_in_the_brain(make_flow, tiny_config, crops):
     assert list(samples) == [0.7, 0.85, 1.0]
     for images in samples.values():
         assert images.shape == (3, 16, 24) and not images[given.context[:, 0] == 0].any()
+
+
+def test_slices_with_the_most_brain_are_shown(crops):
+    given = crops(("mask", "mean"))
+    given.x[0, :, :8] = 0
+    given.x[2, :, :2] = 0
+    shown = fullest(given, 2)
+    for name in ("x", "context"):
+        np.testing.assert_array_equal(getattr(shown, name), getattr(given, name)[[1, 2]])
 
 
 def test_mosaic_shows_slices_upright():
