@@ -9,7 +9,9 @@ the equations. What differs from the published implementation, and why:
   keeps that contrast, which the correlation does not know of;
 - no re-quantisation: the flow sees the image as it is;
 - it stops when neither image nor objective move;
-- a slice whose flow pass fails keeps its values, the others go on.
+- a slice whose flow pass fails keeps its values, the others go on;
+- a flow with conditions is told of the iterate's neighbouring slices, of mask and mean, and of the
+  least noise it was trained with.
 """
 
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..flow.context import slice_context
 from .distance import Correlation, EdgeTerm
 from .latent import LatentStep
 from .slices import SliceBox
@@ -151,8 +154,13 @@ class _Run:
         self.edges = EdgeTerm(
             source, self.mask, parameters.edge_percentile, delta=parameters.smoothing
         )
+        self._mean = self._tensor(model.mean) if model.config.conditions else None
         self._latent = LatentStep(
-            model.flow, self.box.occupied, model.config.bits, parameters.batch_slices
+            model.flow,
+            self.box.occupied,
+            model.config.bits,
+            parameters.batch_slices,
+            context=self._context if model.config.conditions else None,
         )
         self.kept, self.failures = set(), 0
         self.trace, self.previous, self.power = [], None, None
@@ -227,6 +235,10 @@ class _Run:
             f"In {self.failures} passes of a slice the flow gave no usable values, and the slice "
             f"kept those it had; slices concerned ({len(indices)}): k = {shown}."
         ]
+
+    def _context(self, stack, positions):
+        config = self.problem.model.config
+        return slice_context(config, stack, positions, mask=self.mask, mean=self._mean)
 
     def _tensor(self, volume):
         array = np.ascontiguousarray(self.box.extract(volume))

@@ -45,7 +45,7 @@ def make_model(flow, mean, shape=SHAPE, quantiles=None):
     """What a solver needs of a TargetModel."""
     if quantiles is None:
         quantiles = np.linspace(0.1, 1.1, 257)
-    config = SimpleNamespace(shape=shape, side_multiple=8, bits=8)
+    config = SimpleNamespace(shape=shape, side_multiple=8, bits=8, conditions=())
     model = SimpleNamespace(
         name="test",
         space="MNI152NLin2009aSym",
