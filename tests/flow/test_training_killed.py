@@ -50,7 +50,7 @@ def kill_at(moment, command, folder):
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
 
 
-@pytest.mark.parametrize("moments", [(2,), pytest.param((1, 2, 4, 6), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
 def test_curve_and_weights_are_those_of_an_uninterrupted_training(
     derivatives, tiny_config, tmp_path, moments
 ):
