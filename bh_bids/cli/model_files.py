@@ -171,7 +171,10 @@ def _calibrate(options):
         device=resolve_device(options.device),
         report=lambda sentence: print(sentence, file=sys.stderr, flush=True),
     )
-    found = model.metadata["Calibration"]
+    found = model.metadata.get("Calibration")
+    if found is None:
+        print(f"{options.model}: given the constants of the method 'map'")
+        return 0
     print(
         f"{options.output or options.model}: calibrated on {len(found['Participants'])} "
         f"participants, {found['BitsPerDimension']} bits per dimension"

@@ -76,10 +76,10 @@ def add_train(commands):
         "--conditions",
         nargs="+",
         choices=(*CONDITIONS, "none"),
-        default=["mask", "mean", "noise"],
+        default=["mask", "previous", "noise"],
         metavar="CONDITION",
         help="what the flow is told of a slice: mask, previous (the slice below), mean (of the "
-        "target), noise; or none, the published flow (mask mean noise)",
+        "target), noise; or none, the published flow (mask previous noise)",
     )
     group.add_argument(
         "--noise-range",
@@ -102,8 +102,8 @@ def _add_optimisation(train):
         help="side or sides of the crops in voxels, or 'whole' for whole slices (64)",
     )
     for option, default, text in (
-        ("--batch-size", 8, "crops of a step"),
-        ("--steps", 12000, "optimisation steps, over which the learning rate falls to 0"),
+        ("--batch-size", 4, "crops of a step"),
+        ("--steps", 26000, "optimisation steps, over which the learning rate falls to 0"),
         ("--warm-up", 200, "first steps, over which the learning rate rises"),
         ("--interval", 250, "steps between two validations and checkpoints"),
         ("--validation-crops", 64, "fixed crops of the validation participants"),
@@ -113,7 +113,7 @@ def _add_optimisation(train):
             option, type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
         )
     group.add_argument(
-        "--learning-rate", type=float, default=3e-3, metavar="RATE", help="highest (%(default)s)"
+        "--learning-rate", type=float, default=5e-3, metavar="RATE", help="highest (%(default)s)"
     )
     group.add_argument(
         "--clip", type=float, default=1.0, metavar="NORM", help="gradient's norm (%(default)s)"

@@ -1,4 +1,4 @@
-"""Describing the target domain of a flow that came without a description."""
+"""Describing the target domain of a flow that came without a description, or without constants."""
 
 import tempfile
 from dataclasses import replace
@@ -11,7 +11,7 @@ import torch
 
 from ..errors import InputError, ModelError
 from .checks import unlike_others
-from .domain import describe_domain
+from .domain import describe_domain, learn_constants
 from .model import load_model, save_model
 from .network import dequantise
 from .registry import DESCRIPTION, find_model
@@ -26,9 +26,10 @@ BATCH = 4
 def calibrate_model(
     model, derivatives, *, output=None, exclude=(), about=None, device="cpu", report=None
 ):
-    """Give an imported model its target's mean volume, intensities and bits per dimension.
+    """Give an imported model its target's mean volume, intensities and constants.
 
-    The flow's weights stay as they are.
+    The flow's weights stay as they are. A model that has its mean volume, but no constants of the
+    method "map" (trained by version 0.1), is given those alone.
 
     Parameters
     ----------
@@ -75,7 +76,12 @@ def calibrate_model(
                 report(f"Warning: {sentence}")
         for sentence in unlike_others(store.volumes):
             report(f"Warning: {sentence}")
+        if _lacks_constants_alone(given) and output is None:
+            constants = learn_constants(store.volumes, given.mean, config, report, store.release)
+            save_model(target, given.flow, given.mean, given.metadata, constants)
+            return load_model(target.absolute())
         intensity, mean = describe_domain(store.volumes, config, store.release)
+        constants = learn_constants(store.volumes, mean, config, report, store.release)
         report("Measuring bits per dimension.")
         bits, count = measure_bits(given.to(device).flow, store.volumes, config)
     about = _without_blanks(about or {})
@@ -94,7 +100,7 @@ def calibrate_model(
             "Software": {name: version(name) for name in ("bh-bids", "torch", "nflows")},
         },
     }
-    save_model(target, given.flow, mean, metadata)
+    save_model(target, given.flow, mean, metadata, constants)
     return load_model(target.absolute())
 
 
@@ -161,7 +167,13 @@ def _plain(label):
     return str(label).removeprefix("sub-")
 
 
+def _lacks_constants_alone(model):
+    return model.calibrated and model.calibration is None
+
+
 def _place(model, folder, output):
+    if output is None and _lacks_constants_alone(model):
+        return folder
     if model.config.conditions:
         raise ModelError(
             f"The model '{model.name}' has conditions: 'bh-model train' described its target "

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..intensity import SCALE_PERCENTILE
+from ..mapping.calibration import calibrate
 from .slices import STEP
 
 N_QUANTILES = 257
@@ -46,6 +47,34 @@ def describe_domain(volumes, config, release=lambda: None):
         },
     }
     return intensity, (mean / len(volumes)).astype(np.float32)
+
+
+def learn_constants(volumes, mean, config, report, release=lambda: None):
+    """Constants of the method "map".
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+        Scans of the target domain.
+    mean : numpy.ndarray, shape ``config.shape``
+        Mean volume, target units.
+    config : FlowConfig
+    report : callable
+        Called with one sentence at a time.
+    release : callable
+        Called after each volume, to give its memory back.
+
+    Returns
+    -------
+    bh_bids.mapping.calibration.Calibration
+    """
+
+    def scaled():
+        for volume in volumes:
+            yield volume.in_target_units()
+            release()
+
+    return calibrate(scaled, mean, config.voxel_size, report)
 
 
 def pooled_quantiles(counts, number):

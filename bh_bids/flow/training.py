@@ -9,7 +9,7 @@ from ..errors import InputError
 from .checkpoint import CHECKPOINT
 from .checks import unlike_others
 from .distributed import joined
-from .domain import describe_domain
+from .domain import describe_domain, learn_constants
 from .model import save_model
 from .network import TargetFlow
 from .precision import PRECISIONS
@@ -64,10 +64,10 @@ class TrainingSettings:
         Write events for TensorBoard.
     """
 
-    steps: int = 12000
-    batch_size: int = 8
+    steps: int = 26000
+    batch_size: int = 4
     crop: tuple | None = (64, 64)
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     warm_up: int = 200
     clip: float = 1.0
     seed: int = 0
@@ -208,7 +208,9 @@ def train_model(
         }
         flow = TargetFlow(config)
         flow.load_state_dict(trainer.best_state)
-        save_model(output, flow, mean, metadata)
+        # The flow must not learn from the validation participants; these few constants may.
+        constants = learn_constants(stored.volumes, mean, config, report, stored.release)
+        save_model(output, flow, mean, metadata, constants)
         return metadata
 
 
