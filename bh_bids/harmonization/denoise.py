@@ -4,6 +4,9 @@ The noise level is the one under which the scan is most probable. The expected c
 from the density's gradient (Tweedie's formula, Efron, JASA 2011): ``x + s**2 grad log p_s(x)``.
 """
 
+import math
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -11,7 +14,7 @@ from ..flow.context import slice_context
 
 CANDIDATES = (0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.026, 0.034, 0.044)
 # Slices that the noise level is told from, evenly spread over the middle of the brain.
-SLICES = 8
+SLICES = 6
 
 
 class FlowDenoiser:
@@ -39,18 +42,28 @@ class FlowDenoiser:
         ----------
         stack : torch.Tensor, shape (n, h, w)
             Target units.
+
+        Returns
+        -------
+        float
+            Slices whose density is not finite have no say; the lowest candidate if none has.
         """
         occupied = self._box.occupied
         ends = len(occupied) // 4, 3 * len(occupied) // 4
         chosen = occupied[np.unique(np.linspace(*ends, SLICES).round().astype(int))]
         low, high = self._flow.config.noise_range
         candidates = [sigma for sigma in CANDIDATES if low <= sigma <= high]
-        scores = []
-        with torch.inference_mode():
-            for sigma in candidates:
-                total = self._log_prob(stack, chosen, sigma)
-                scores.append(float(total.double().sum()))
-        return candidates[int(np.nanargmax(scores))]
+
+        @cache
+        def score(index):
+            with torch.inference_mode():
+                total = float(self._log_prob(stack, chosen, candidates[index]).double().sum())
+            return total if math.isfinite(total) else -math.inf
+
+        # The score has one peak: the best of every other candidate, then its neighbours.
+        best = max(range(0, len(candidates), 2), key=score)
+        near = [k for k in (best - 1, best, best + 1) if 0 <= k < len(candidates)]
+        return candidates[max(near, key=score)]
 
     def clean(self, stack, sigma, report=lambda done, of: None):
         """The expected stack without noise of ``sigma``; background stays 0.

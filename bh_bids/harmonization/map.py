@@ -36,7 +36,7 @@ NEAR, FAR = 2.0, 3.0
 # The same for the mean sharpness, in standard deviations.
 SHARP, BLURRED = 3.0, 5.0
 # Slices of which the flow's verdict on each stage is taken.
-VERDICT_SLICES = 12
+VERDICT_SLICES = 8
 
 
 @dataclass(frozen=True)
