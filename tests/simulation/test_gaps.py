@@ -8,7 +8,18 @@ from scipy.stats import rice
 from bh_bids.comparators.histogram import histogram_match
 from bh_bids.errors import InputError
 from bh_bids.evaluation.similarity import psnr
-from bh_bids.simulation.gaps import GAPS, apply_gap, bias_field, blur, noise, tissue
+from bh_bids.evaluation.tissue import tissue_modes
+from bh_bids.simulation.gaps import (
+    GAPS,
+    RANDOM_GAPS,
+    apply_gap,
+    bias_field,
+    blur,
+    noise,
+    thick,
+    tissue,
+    tissue_voxel,
+)
 
 
 def brain(shape=(40, 44, 36)):
@@ -31,8 +42,7 @@ def test_every_gap_keeps_grid_background_and_seed(name):
     assert np.isfinite(one).all() and (one >= 0).all() and not one[~mask].any()
     assert one.tobytes() == same.tobytes()
     assert np.array_equal(volume, kept)
-    random = name in ("bias10", "bias25", "noise", "scanner")
-    assert random != np.array_equal(one, other)
+    assert (name in RANDOM_GAPS) != np.array_equal(one, other)
     assert psnr(volume, one, mask) < 45
 
 
@@ -42,6 +52,7 @@ def test_every_gap_keeps_grid_background_and_seed(name):
         ("exp", lambda x: (np.exp(x) - 1) / (np.e - 1)),
         ("log", lambda x: np.log(1 + 3 * x) / np.log(4)),
         ("gamma0.7", lambda x: x**0.7),
+        ("gamma1.3", lambda x: x**1.3),
         ("gamma1.5", lambda x: x**1.5),
     ],
 )
@@ -93,6 +104,49 @@ def test_tissue_gap_moves_each_tissue_by_its_gain():
             assert np.median(made[deep] / volume[deep]) == pytest.approx(gain, abs=0.05)
 
 
+def test_tissue_by_voxel_is_a_monotone_function_without_its_blur():
+    """Recomputed in closed form: memberships of three Gaussians at the modes."""
+    volume, mask = brain()
+    made = tissue_voxel(volume, mask, sigma=0)
+    modes = np.array(list(tissue_modes(volume, mask).values()))
+    width = np.diff(modes).min() / 2.5
+    x = volume[mask].astype(float)
+    odds = np.exp(-0.5 * ((x[:, None] - modes) / width) ** 2)
+    keep = odds.sum(axis=1) > 1e-6
+    gains = odds @ [0.85, 1.12, 0.95] / odds.sum(axis=1)
+    assert np.allclose(made[mask][keep], (x * gains)[keep], atol=1e-4)
+    order = np.argsort(x)
+    assert (np.diff(made[mask][order]) >= -1e-6).all()
+    kinked = apply_gap("tissue-voxel", volume, mask)[mask][order]
+    assert (np.diff(kinked) < -1e-3).any()
+
+
+@pytest.mark.parametrize("level", [1, 2, 4])
+def test_noise_gaps_are_as_strong_as_they_say(level):
+    mask = np.ones((30, 30, 30), bool)
+    made = apply_gap(f"noise{level}", np.full(mask.shape, 0.8, np.float32), mask)
+    assert made.std() == pytest.approx(level / 100, rel=0.03)
+
+
+def test_thick_slices_are_means_of_three_joined_by_straight_lines():
+    mask = np.ones((2, 2, 9), bool)
+    volume = np.zeros(mask.shape, np.float32)
+    volume[:] = [0, 3, 6, 1, 1, 1, 9, 0, 0]
+    # Means 3, 1, 3 at z = 1, 4, 7; constant beyond the outer ones.
+    expected = [3, 3, 3 - 2 / 3, 3 - 4 / 3, 1, 1 + 2 / 3, 1 + 4 / 3, 3, 3]
+    assert np.allclose(thick(volume, mask), expected, atol=1e-6)
+
+
+def test_thick_slices_keep_a_flat_brain_flat_and_a_ramp_a_ramp():
+    _, mask = brain()
+    flat = np.where(mask, 0.7, 0).astype(np.float32)
+    assert np.allclose(thick(flat, mask)[mask], 0.7, atol=1e-5)
+    full = np.ones((3, 3, 21), bool)
+    ramp = np.broadcast_to(np.linspace(0, 1, 21, dtype=np.float32), full.shape)
+    assert np.allclose(thick(ramp, full)[:, :, 1:-1], ramp[:, :, 1:-1], atol=1e-6)
+    assert thick(ramp[:, :, :2], full[:, :, :2]).shape == (3, 3, 2)
+
+
 def test_histogram_match_undoes_contrasts_only():
     """What the table of gaps is about: monotone ones are undone by a histogram, others are not."""
     volume, mask = brain()
@@ -101,7 +155,7 @@ def test_histogram_match_undoes_contrasts_only():
         name: psnr(volume, histogram_match(apply_gap(name, volume, mask), mask, quantiles), mask)
         for name in GAPS
     }
-    assert min(reached[n] for n in ("exp", "log", "gamma0.7", "gamma1.5")) > 45
+    assert min(reached[n] for n in ("exp", "log", "gamma0.7", "gamma1.3", "gamma1.5")) > 45
     assert max(reached[n] for n in ("tissue", "bias25", "scanner")) < 38
 
 

@@ -1,0 +1,83 @@
+"""Cases of a benchmark: a truth, and the source that a simulated scanner made of it.
+
+For most gaps the truth is the target scan itself. For those of anatomy it is a target scan with
+another anatomy, and the scanner's part is gamma 0.7: what a method must undo is the contrast, what
+it must leave alone is the anatomy.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from .gaps import GAPS, RANDOM_GAPS, apply_gap
+from .pathology import add_lesions, cut_field_of_view, enlarge_ventricles
+
+ANATOMY_GAPS = ("ventricles", "fov", "lesion")
+ANATOMY_CONTRAST = "gamma0.7"
+CASES = ("none", *GAPS, *ANATOMY_GAPS)
+RANDOM_CASES = RANDOM_GAPS | {"lesion"}
+
+
+class Case(NamedTuple):
+    """A truth and its source.
+
+    Attributes
+    ----------
+    truth, source : numpy.ndarray of float32, shape (x, y, z)
+        Target units and near them; 0 outside the mask.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask of both.
+    lesion : numpy.ndarray of uint8, shape (x, y, z), or None
+        Numbers of the lesions, 0 where there is none; None in a case without any.
+    """
+
+    truth: np.ndarray
+    source: np.ndarray
+    mask: np.ndarray
+    lesion: np.ndarray | None = None
+
+
+def make_case(gap, truth, mask, seed=0):
+    """Make a case of a gap.
+
+    Parameters
+    ----------
+    gap : str
+        One of ``CASES``: "none", a gap of :func:`bh_bids.simulation.gaps.apply_gap`, or a change
+        of anatomy under gamma 0.7: "ventricles" (enlarged by 3 voxels all around), "fov" (the
+        lowest quarter of the brain was not scanned) or "lesion" (dark and bright ones in white
+        matter).
+    truth : numpy.ndarray, shape (x, y, z)
+        Target scan in target units.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask.
+    seed : int
+        Of the gap's random part; see ``RANDOM_CASES``.
+
+    Returns
+    -------
+    Case
+
+    Raises
+    ------
+    InputError
+        If the gap is unknown, shapes differ, or the mask is empty.
+    """
+    if gap not in CASES:
+        raise InputError(f"There is no simulated gap {gap!r}; choose one of {', '.join(CASES)}.")
+    truth, mask = np.asarray(truth, dtype=np.float32), np.asarray(mask, dtype=bool)
+    if truth.shape != mask.shape:
+        raise InputError(f"The volume is {truth.shape}, its brain mask {mask.shape}.")
+    lesion = None
+    if gap == "ventricles":
+        truth = enlarge_ventricles(truth, mask)
+    elif gap == "fov":
+        mask = cut_field_of_view(mask)
+    elif gap == "lesion":
+        truth, lesion = add_lesions(truth, mask, seed=seed)
+    truth = np.where(mask, truth, 0).astype(np.float32)
+    if gap == "none":
+        return Case(truth, truth.copy(), mask)
+    contrast = ANATOMY_CONTRAST if gap in ANATOMY_GAPS else gap
+    return Case(truth, apply_gap(contrast, truth, mask, seed=seed), mask, lesion)
