@@ -21,7 +21,7 @@ from .stages import Stage, Tools
 # From this width on the products saved outweigh the transforms of tiles (CPU only).
 WINOGRAD_CHANNELS = 48
 # Values of the hidden channels that one chunk of slices may hold on a CPU: what its cache keeps.
-CHUNK_VALUES = 2**20
+CHUNK_VALUES = 2**19
 
 
 class FlowEngine:

@@ -149,8 +149,8 @@ def residual_blocks(stream, blocks):
         scaled = stream
         if block.scale is not None:
             scaled = torch.addcmul(block.shift, stream, block.scale)
-        inner = F.conv2d(F.relu(scaled), block.first, block.first_bias, padding=1)
-        stream = stream + F.conv2d(F.relu(inner), block.second, block.second_bias, padding=1)
+        inner = F.conv2d(F.relu(scaled), block.first, block.first_bias, padding=1).relu_()
+        stream = F.conv2d(inner, block.second, block.second_bias, padding=1).add_(stream)
     return stream.permute(0, 2, 3, 1)
 
 
