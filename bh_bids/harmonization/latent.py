@@ -1,7 +1,7 @@
 """The latent half of the alternation: z = f(x), shrink z, x = f^-1(z), slice by slice."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -15,24 +15,21 @@ DIVERGED = 4.0
 
 @dataclass
 class LatentReport:
-    """What one pass of all occupied slices through the flow gave.
+    """What a forward pass of all occupied slices through the flow gave.
 
     Attributes
     ----------
     latent : float
-        Mean |z|^2/d over the slices, before the shrink; 1 for a standard normal latent.
+        Mean |z|^2/d over the slices; 1 for a standard normal latent.
     square : float
         Sum of |z|^2 over the slices.
     bits_per_dim : float
-        Mean bits per dimension of the slices, before the shrink.
-    kept : list of int
-        Positions of the slices that kept their previous values.
+        Mean bits per dimension of the slices.
     """
 
     latent: float = math.nan
     square: float = math.nan
     bits_per_dim: float = math.nan
-    kept: list = field(default_factory=list)
 
 
 class LatentStep:
@@ -61,48 +58,60 @@ class LatentStep:
         self._batches = [
             occupied[i : i + batch_slices] for i in range(0, len(occupied), batch_slices)
         ]
+        self._measured = []
 
     @torch.inference_mode()
-    def __call__(self, stack, shrink=None):
-        """Measure a stack's latents and, if asked, take the step ``z <- (1 - shrink) z`` in place.
+    def __call__(self, stack):
+        """What the flow says of a stack.
 
         Parameters
         ----------
         stack : torch.Tensor, shape (n, h, w)
             Slices in target units.
-        shrink : float or None
-            None only measures.
 
         Returns
         -------
         LatentReport
         """
-        shape, before = tuple(stack.shape[1:]), stack
-        if self._context is not None and shrink is not None:
-            # What a slice is told of its neighbour must not depend on the batches.
-            before = stack.clone()
-        squares, bits, kept = [], [], []
+        squares, bits, self._measured = [], [], []
         for batch in self._batches:
             x = stack[batch][:, None]
             # An empty tuple of arguments for flows that know of no context.
-            context = () if self._context is None else (self._context(before, batch),)
+            context = () if self._context is None else (self._context(stack, batch),)
             z, log_prob, counted = self._verdict(x, context)
             squares.append(z.double().square().sum(dim=1))
             bits.append(self._bits - log_prob.double() / (counted * math.log(2)))
-            if shrink is None:
-                continue
-            moved = self._flow.inverse(z * (1 - shrink), shape, *context)
+            self._measured.append((batch, x, z, context))
+        squares, bits = torch.cat(squares), torch.cat(bits)
+        fine = squares.isfinite() & bits.isfinite()
+        if not fine.any():
+            return LatentReport()
+        square, mean = float(squares[fine].sum()), float(squares[fine].mean())
+        return LatentReport(mean / z.shape[1], square, float(bits[fine].mean()))
+
+    @torch.inference_mode()
+    def shrink(self, stack, amount):
+        """Take the step ``z <- (1 - amount) z`` from the stack measured last.
+
+        Parameters
+        ----------
+        stack : torch.Tensor, shape (n, h, w)
+            Its occupied slices are overwritten, but for those whose inverse pass failed.
+        amount : float
+
+        Returns
+        -------
+        list of int
+            Positions of the slices that kept their values.
+        """
+        kept = []
+        for batch, x, z, context in self._measured:
+            moved = self._flow.inverse(z * (1 - amount), tuple(x.shape[2:]), *context)
             good = _sound(moved, x)
             index = torch.tensor(batch, device=stack.device)
             stack[index[good]] = moved[good, 0].to(stack.dtype)
             kept += [k for k, fine in zip(batch, good.tolist(), strict=True) if not fine]
-        squares, bits = torch.cat(squares), torch.cat(bits)
-        fine = squares.isfinite() & bits.isfinite()
-        if not fine.any():
-            return LatentReport(kept=kept)
-        square = float(squares[fine].sum())
-        mean = float(squares[fine].mean()) / math.prod(shape)
-        return LatentReport(mean, square, float(bits[fine].mean()), kept)
+        return kept
 
     def _verdict(self, x, context):
         """Latents, log density and number of voxels it counts, of slices (n, 1, h, w)."""

@@ -121,16 +121,15 @@ class PaperSolver:
         run = _Run(problem, parameters)
         converged, x = False, run.start()
         for k in range(parameters.iterations):
-            shrunk = x.clone()
-            record = run.record(k, x, run.latent(shrunk, parameters.shrink))
+            record = run.record(k, x)
             problem.report(k, parameters.iterations, record)
             if run.converged(x):
                 converged = True
                 break
             run.previous = x
-            x = run.image_step(shrunk)
+            x = run.image_step(run.shrink(x))
         else:
-            record = run.record(parameters.iterations, x, run.latent(x))
+            record = run.record(parameters.iterations, x)
             problem.report(parameters.iterations, parameters.iterations, record)
             converged = run.converged(x)
         return Solution(
@@ -174,14 +173,15 @@ class _Run:
         self.power = max(self.correlation(x)[1], torch.finfo(torch.float32).tiny)
         return x
 
-    def latent(self, stack, shrink=None):
-        """One pass through the flow; the background stays 0."""
-        report = self._latent(stack, shrink or None)
-        if report.kept:
-            self.kept.update(report.kept)
-            self.failures += len(report.kept)
-        stack *= self.mask
-        return report
+    def shrink(self, x):
+        """The latent step from the iterate recorded last; the background stays 0."""
+        shrunk = x.clone()
+        if self.parameters.shrink:
+            kept = self._latent.shrink(shrunk, self.parameters.shrink)
+            self.kept.update(kept)
+            self.failures += len(kept)
+        shrunk *= self.mask
+        return shrunk
 
     def image_step(self, x):
         """One descent step on Eq. 1.
@@ -195,13 +195,14 @@ class _Run:
             moved -= p.step * p.edge_weight * self.edges.gradient(x)
         return moved * self.mask
 
-    def record(self, iteration, x, report):
+    def record(self, iteration, x):
         """Append an iterate to the trace: Eq. 2 with beta_1 = 1 and its terms.
 
         The weights are those whose descent the steps are: beta_2 = edge_weight/|x_c|^2 and
         alpha = shrink/(2 step |x_c|^2), at the start's contrast.
         """
         p, ncc, edge = self.parameters, self.correlation(x)[0], self.edges(x)
+        report = self._latent(x)
         latent = p.shrink * report.square / (2 * p.step) if p.shrink else 0.0
         self.trace.append(
             {
