@@ -4,7 +4,6 @@ The noise level is the one under which the scan is most probable. The expected c
 from the density's gradient (Tweedie's formula, Efron, JASA 2011): ``x + s**2 grad log p_s(x)``.
 """
 
-import math
 from functools import cache
 
 import numpy as np
@@ -52,18 +51,26 @@ class FlowDenoiser:
         ends = len(occupied) // 4, 3 * len(occupied) // 4
         chosen = occupied[np.unique(np.linspace(*ends, SLICES).round().astype(int))]
         low, high = self._flow.config.noise_range
-        candidates = [sigma for sigma in CANDIDATES if low <= sigma <= high]
+        # The flow was never trained outside its range: beyond, it has no say.
+        candidates = [sigma for sigma in CANDIDATES if low <= sigma <= high] or [low]
 
         @cache
-        def score(index):
+        def scores(index):
             with torch.inference_mode():
-                total = float(self._log_prob(stack, chosen, candidates[index]).double().sum())
-            return total if math.isfinite(total) else -math.inf
+                parts = [
+                    self._log_prob(stack, chosen[first : first + self._batch], candidates[index])
+                    for first in range(0, len(chosen), self._batch)
+                ]
+            return torch.cat(parts).double().cpu().numpy()
+
+        def best(indices):
+            table = np.stack([scores(k) for k in indices])
+            fine = np.isfinite(table).all(axis=0)
+            return indices[int(np.argmax(table[:, fine].sum(axis=1)))]
 
         # The score has one peak: the best of every other candidate, then its neighbours.
-        best = max(range(0, len(candidates), 2), key=score)
-        near = [k for k in (best - 1, best, best + 1) if 0 <= k < len(candidates)]
-        return candidates[max(near, key=score)]
+        peak = best(range(0, len(candidates), 2))
+        return candidates[best(range(max(peak - 1, 0), min(peak + 2, len(candidates))))]
 
     def clean(self, stack, sigma, report=lambda done, of: None):
         """The expected stack without noise of ``sigma``; background stays 0.

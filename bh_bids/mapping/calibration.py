@@ -29,8 +29,9 @@ class Calibration:
         Mean of the fields that are found on target scans.
     null_spread : numpy.ndarray, shape (scans,)
         Spread (log units) of each training scan's field about that mean.
-    modes, mode_sd : numpy.ndarray, shapes (COMPONENTS, LEVELS) and (COMPONENTS,)
-        Principal deviations of training scans' quantiles, and their standard deviations.
+    modes, mode_sd : numpy.ndarray, shapes (components, LEVELS) and (components,)
+        Principal deviations of training scans' quantiles, at most COMPONENTS, and their standard
+        deviations.
     rest_sd : numpy.ndarray, shape ()
         Root mean square of what those leave.
     ruler_centre, ruler_scale, ruler_offset, ruler_weights : numpy.ndarray
@@ -183,7 +184,8 @@ def _profiles(volumes, quantiles, pooled):
 def _principal(deviations):
     """Principal deviations, their standard deviations, and the size of the rest."""
     _, sizes, modes = np.linalg.svd(deviations, full_matrices=False)
-    count = min(COMPONENTS, len(deviations) - 1)
+    # Of few scans few deviations: something must be left by which to know the rest.
+    count = min(COMPONENTS, len(deviations) // 2 - 1)
     mode_sd = np.maximum(sizes[:count] / np.sqrt(len(deviations) - 1), 1e-6)
     rest = deviations - deviations @ modes[:count].T @ modes[:count]
     return modes[:count], mode_sd, np.asarray(max(np.sqrt(np.mean(rest**2)), 1e-4))

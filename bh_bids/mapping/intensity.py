@@ -53,7 +53,8 @@ def map_between(quantiles_in, quantiles_out):
     Parameters
     ----------
     quantiles_in, quantiles_out : numpy.ndarray, shape (LEVELS,)
-        At ``SHARES``.
+        At ``SHARES``; the second is taken as non-negative and non-decreasing, which what a ruler
+        predicts need not be.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def map_between(quantiles_in, quantiles_out):
         Knots of equal input are merged into one of mean output.
     """
     knots, place = np.unique(np.asarray(quantiles_in, dtype=np.float64), return_inverse=True)
-    out = np.maximum.accumulate(np.asarray(quantiles_out, dtype=np.float64))
+    out = np.maximum.accumulate(np.maximum(np.asarray(quantiles_out, dtype=np.float64), 0))
     mean = np.bincount(place, weights=out) / np.bincount(place)
     if len(knots) == 1:
         knots, mean = np.array([0.0, knots[0]]), np.array([0.0, mean[0]])

@@ -1,0 +1,151 @@
+"""The monotone map of intensities against numpy's own quantiles and closed forms."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from bh_bids.mapping.intensity import (
+    LEVELS,
+    SHARES,
+    TAIL_KNOTS,
+    IntensityMap,
+    brain_quantiles,
+    identity_map,
+    linear_map,
+    map_between,
+)
+from bh_bids.mapping.mapping import Mapping, straight_mapping
+
+quantiles = hnp.arrays(np.float64, LEVELS, elements=st.floats(0.01, 2.0)).map(np.sort)
+
+
+@given(quantiles, quantiles, hnp.arrays(np.float32, 50, elements=st.floats(0, 4, width=32)))
+@settings(max_examples=60, deadline=None)
+def test_a_map_grows_and_is_never_negative(own, target, values):
+    mapped = map_between(own, target)(np.sort(values))
+    assert mapped.dtype == np.float32 and np.isfinite(mapped).all()
+    assert (mapped >= 0).all()
+    assert (np.diff(mapped) >= -1e-5 * (1 + mapped[1:])).all()
+
+
+@given(quantiles, quantiles)
+@settings(max_examples=60, deadline=None)
+def test_what_lies_below_all_knots_goes_straight_to_zero(own, target):
+    found = map_between(own, target)
+    low_in, low_out = found.knots_in[0], found.knots_out[0]
+    shares = np.array([0.0, 0.25, 0.5, 1.0])
+    np.testing.assert_allclose(found(shares * low_in), shares * low_out, rtol=1e-4, atol=1e-6)
+
+
+@given(quantiles, quantiles)
+@settings(max_examples=60, deadline=None)
+def test_what_lies_above_all_knots_goes_on_straight(own, target):
+    found = map_between(own, target)
+    top = found.knots_in[-1]
+    here, near, far = (float(v) for v in found(top + np.array([0.0, 1.0, 2.0])))
+    assert far - near == pytest.approx(near - here, rel=1e-3, abs=1e-4)
+    if len(found.knots_in) >= TAIL_KNOTS:
+        rise = found.knots_out[-1] - found.knots_out[-TAIL_KNOTS]
+        run = found.knots_in[-1] - found.knots_in[-TAIL_KNOTS]
+        assert near - here == pytest.approx(rise / run, rel=1e-3, abs=1e-4)
+
+
+@given(
+    st.integers(0, 2**31),
+    st.floats(0.3, 3.0),
+    st.floats(0.05, 0.4),
+    st.integers(3000, 8000),
+)
+@settings(max_examples=30, deadline=None)
+def test_quantiles_are_brought_to_quantiles(seed, exponent, spread, size):
+    """Of the mapped brain itself, as numpy tells them; whatever the two contrasts."""
+    rng = np.random.default_rng(seed)
+    source = rng.uniform(0.2, 1.0, size) ** exponent
+    target = np.sort(np.exp(rng.normal(-0.5, spread, 4000)))
+    wanted = brain_quantiles(target)
+    mapped = map_between(brain_quantiles(source), wanted)(source)
+    found = np.quantile(mapped.astype(np.float64), SHARES)
+    # Between knots a quantile of the mapped is no map of a quantile: up to one knot's step.
+    step = np.maximum(np.diff(wanted, prepend=wanted[0]), np.diff(wanted, append=wanted[-1]))
+    assert (np.abs(found - wanted) <= step + 1e-4).all()
+    assert np.abs(found - wanted).mean() < 0.002
+
+
+@given(quantiles, st.floats(0.2, 5.0))
+@settings(max_examples=30, deadline=None)
+def test_between_a_brain_and_its_multiple_lies_a_gain(own, gain):
+    values = np.linspace(0, 1.5 * own[-1], 200)
+    mapped = map_between(own, gain * own)(values)
+    np.testing.assert_allclose(mapped, gain * values, rtol=2e-3, atol=1e-5)
+
+
+def test_the_slope_of_a_power_by_finite_differences():
+    """A map between x and x**g has the derivative g x**(g - 1) where it has knots."""
+    own = np.linspace(0.1, 1.0, LEVELS)
+    found = map_between(own, own**1.7)
+    x, h = np.linspace(0.15, 0.95, 30), 0.004
+    slope = (found(x + h).astype(float) - found(x - h)) / (2 * h)
+    np.testing.assert_allclose(slope, 1.7 * x**0.7, rtol=0.01)
+
+
+def test_equal_knots_are_merged_and_a_constant_brain_has_a_gain():
+    own = np.repeat(np.linspace(0.2, 0.9, LEVELS // 4), 4)
+    target = np.linspace(0.3, 1.0, LEVELS)
+    found = map_between(own, target)
+    assert len(found.knots_in) == LEVELS // 4
+    np.testing.assert_allclose(found.knots_out, target.reshape(-1, 4).mean(axis=1))
+    flat = map_between(np.full(LEVELS, 0.5), target)
+    np.testing.assert_allclose(
+        flat([0.0, 0.5, 1.0]), np.array([0, 1, 2]) * target.mean(), rtol=1e-6
+    )
+
+
+def test_a_prediction_that_falls_or_is_negative_is_mended():
+    own = np.linspace(0.1, 1.0, LEVELS)
+    predicted = np.linspace(-0.05, 1.0, LEVELS)
+    predicted[100:110] = predicted[90]
+    mapped = map_between(own, predicted)(np.linspace(0, 1.2, 500))
+    assert (mapped >= 0).all() and (np.diff(mapped) >= 0).all()
+
+
+def test_identity():
+    values = np.linspace(-0.0, 3.0, 40, dtype=np.float32)
+    np.testing.assert_allclose(identity_map()(values), values, rtol=1e-6)
+
+
+@given(st.integers(0, 2**31), st.floats(0.1, 3.0), st.floats(-1.0, 1.0))
+@settings(max_examples=40, deadline=None)
+def test_the_straight_line_is_numpys(seed, gain, offset):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0, 1, 300)
+    y = gain * x + offset + 0.01 * rng.normal(size=300)
+    np.testing.assert_allclose(linear_map(x, y), np.polyfit(x, y, 1), rtol=1e-7, atol=1e-9)
+
+
+def test_no_line_where_there_is_none():
+    x = np.linspace(0, 1, 50)
+    assert linear_map(np.full(50, 0.3), x) == (1.0, 0.0)
+    assert linear_map(x, 1 - x) == (1.0, 0.0)
+
+
+def test_a_mapping_survives_json_and_its_field_divides(domain):
+    rng = np.random.default_rng(0)
+    curve = IntensityMap(np.linspace(0.1, 1, 20), np.linspace(0.1, 1, 20) ** 0.7)
+    for coefficients in (None, 0.1 * rng.normal(size=19)):
+        mapping = Mapping(curve, coefficients, domain.mean.shape)
+        back = Mapping.from_dict(mapping.to_dict())
+        field = mapping.log_field()
+        np.testing.assert_array_equal(
+            back(domain.mean, back.log_field()), mapping(domain.mean, field)
+        )
+        flat = domain.mean if field is None else domain.mean / np.exp(field)
+        np.testing.assert_allclose(mapping(domain.mean, field), curve(flat), atol=1e-6)
+
+
+def test_the_straight_mapping_of_a_straight_change(domain):
+    mask = domain.mask
+    mapping = straight_mapping(domain.mean, np.where(mask, 0.8 * domain.mean + 0.1, 0), mask)
+    assert mapping.log_field() is None
+    np.testing.assert_allclose(mapping([0.2, 0.5, 1.4]), [0.26, 0.5, 1.22], rtol=1e-5)

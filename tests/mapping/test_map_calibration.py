@@ -1,0 +1,119 @@
+"""The constants of a target domain: stationary on its own scans, safe on disk, refused if bad."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from bh_bids.errors import InputError, ModelError
+from bh_bids.mapping.calibration import COMPONENTS, Calibration, calibrate
+from bh_bids.mapping.field import estimate_field, field_spread
+from bh_bids.mapping.intensity import LEVELS, brain_quantiles
+from bh_bids.mapping.texture import RANKS
+
+
+@pytest.fixture(scope="module")
+def quantiles(domain):
+    return np.stack([brain_quantiles(scan[domain.mask]) for scan in domain.scans])
+
+
+def test_the_average_target_scan_is_left_alone(domain, quantiles):
+    """Neither the mean field nor the mean quantiles ask for a change."""
+    calibration, lattice = domain.calibration, domain.lattice
+    np.testing.assert_allclose(calibration.quantiles, quantiles.mean(axis=0), rtol=1e-12)
+    fields = [
+        estimate_field(lattice(s), lattice, calibration.histograms, calibration.quantiles)
+        for s in domain.scans
+    ]
+    fields = np.array(fields) - calibration.null_field
+    np.testing.assert_allclose(fields.mean(axis=0), 0, atol=1e-9)
+    inside = lattice(domain.mask)
+    spreads = [field_spread(f, lattice, inside) for f in fields]
+    np.testing.assert_allclose(spreads, calibration.null_spread, rtol=1e-6)
+    np.testing.assert_allclose(calibration.ruler_offset, 0, atol=1e-12)
+
+
+def test_unlikeness_is_1_on_average_over_target_scans(domain, quantiles, scan_maker):
+    calibration = domain.calibration
+    found = np.array([calibration.unlikeness(q) for q in quantiles])
+    n = len(quantiles)
+    expected = (COMPONENTS * (n - 1) / n + 1) / (COMPONENTS + 1)
+    assert np.mean(found**2) == pytest.approx(expected, rel=1e-6)
+    assert found.max() < 1.8
+    fresh = [
+        calibration.unlikeness(brain_quantiles(scan_maker(k)[domain.mask])) for k in range(40, 44)
+    ]
+    assert np.median(fresh) < 1.8
+
+
+@pytest.mark.parametrize("exponent", [0.7, 1.4])
+def test_another_contrast_is_unlike(domain, exponent):
+    for scan in domain.scans[:3]:
+        own = brain_quantiles(scan[domain.mask] ** exponent)
+        assert domain.calibration.unlikeness(own) > 2.3
+
+
+def test_what_is_unlike_in_no_principal_way_shows_in_the_rest(domain):
+    calibration = domain.calibration
+    odd = np.cos(9 * np.pi * np.linspace(0, 1, LEVELS))
+    odd -= calibration.modes.T @ (calibration.modes @ odd)
+    odd *= 6 * float(calibration.rest_sd) / np.sqrt(np.mean(odd**2))
+    assert calibration.unlikeness(calibration.quantiles + odd) == pytest.approx(3.0)
+
+
+def test_constants_survive_a_file_and_predict_the_same(domain):
+    calibration = domain.calibration
+    arrays = load(save(calibration.to_arrays()))
+    again = Calibration.from_arrays(arrays)
+    for name, array in calibration.to_arrays().items():
+        np.testing.assert_array_equal(again.to_arrays()[name], array)
+    profile = np.linspace(-1, 1, RANKS)
+    np.testing.assert_array_equal(again.ruler.predict(profile), calibration.ruler.predict(profile))
+
+
+def test_constants_that_are_damaged_are_refused(domain):
+    arrays = domain.calibration.to_arrays()
+    for name in ("null_field", "ruler_gain"):
+        for bad in (np.nan, np.inf):
+            broken = {**arrays, name: np.full_like(arrays[name], bad)}
+            with pytest.raises(ModelError, match=f"'{name}'.*NaN or infinity"):
+                Calibration.from_arrays(broken)
+    missing = {k: v for k, v in arrays.items() if k != "spectrum"}
+    for other in (missing, {**arrays, "more": np.zeros(1)}):
+        with pytest.raises(ModelError, match="calibrate it again"):
+            Calibration.from_arrays(other)
+
+
+def test_too_few_scans_are_refused_and_few_are_enough(domain):
+    with pytest.raises(InputError, match="3 scans are too few.*at least 4"):
+        calibrate(lambda: iter(domain.scans[:3]), domain.mean, domain.voxel)
+    said = []
+    few = calibrate(lambda: iter(domain.scans[:4]), domain.mean, domain.voxel, said.append)
+    assert len(said) == 2
+    Calibration.from_arrays(few.to_arrays())
+    # A scan it has not seen is not called another scanner's for want of deviations to know it by.
+    own = brain_quantiles(domain.scans[6][domain.mask])
+    assert few.unlikeness(own) < 6
+    assert few.unlikeness(own**0.5) > 2 * few.unlikeness(own)
+
+
+def test_scans_are_asked_for_one_at_a_time(domain):
+    """They need not be in memory together."""
+    asked = []
+
+    def volumes():
+        asked.append(0)
+        for scan in domain.scans[:5]:
+            asked[-1] += 1
+            yield scan
+
+    calibrate(volumes, domain.mean, domain.voxel)
+    assert asked and all(count == 5 for count in asked)
+
+
+def test_ruler_explains_only_what_it_was_not_shown(domain, quantiles):
+    """The share is at most 1, and that of the ruler's own scans is larger."""
+    calibration = domain.calibration
+    assert float(calibration.ruler_gain) < 1
+    assert calibration.sharpness.shape == (2,) and calibration.sharpness[1] > 0
+    assert calibration.ruler_centre.shape == (RANKS,)
+    assert calibration.ruler_weights.shape == (RANKS, LEVELS)
