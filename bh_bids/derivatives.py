@@ -52,6 +52,24 @@ def file_sha256(path):
     return digest.hexdigest()
 
 
+def model_sha256(model):
+    """What a model's results depend on, as one hash: two models of one hash are the same.
+
+    Parameters
+    ----------
+    model : dict
+        The model's description, with the hashes of its files.
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+    """
+    names = ("WeightsSHA256", "MeanSHA256", "CalibrationSHA256", "Intensity", "Config")
+    parts = {name: model.get(name) for name in names}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
 def provenance_key(scan, settings, model):
     """What a scan's results depend on, as one hash: equal keys mean equal results.
 
@@ -63,7 +81,7 @@ def provenance_key(scan, settings, model):
     scan : bh_bids.dataset.Scan
     settings : bh_bids.settings.Settings
     model : dict
-        The model's description, with its weights' hash.
+        The model's description, with the hashes of its files.
 
     Returns
     -------
@@ -75,8 +93,7 @@ def provenance_key(scan, settings, model):
         "input": file_sha256(scan.path),
         "mask": file_sha256(mask) if mask else None,
         "metadata": scan.scanner,
-        "model": model["WeightsSHA256"],
-        "intensity": model.get("Intensity"),
+        "model": model_sha256(model),
         "method": settings.method,
         "skull_strip": settings.skull_strip_t1w,
         "template": settings.template,
@@ -254,10 +271,11 @@ def harmonization_block(settings, model, result, extraction, input_sha256):
     -------
     dict
     """
-    return {
+    block = {
         "Model": model["Name"],
         "ModelVersion": model.get("Version", "unknown"),
         "WeightsSHA256": model["WeightsSHA256"],
+        "CalibrationSHA256": model.get("CalibrationSHA256"),
         "TargetDomain": model.get("TargetDomain", {}),
         "Space": model["Config"]["space"],
         "Method": result["method"],
@@ -267,6 +285,8 @@ def harmonization_block(settings, model, result, extraction, input_sha256):
         "Threads": settings.omp_nthreads,
         "Converged": result["converged"],
         "Iterations": result["iterations"],
+        "Decisions": result["decisions"],
+        "IntensityMap": intensity_map(result["mapping"]) if result["decisions"] else None,
         "Guards": [*extraction.get("Warnings", []), *result["guards"]],
         "IntensityScale": {
             "Percentile": SCALE_PERCENTILE,
@@ -282,6 +302,35 @@ def harmonization_block(settings, model, result, extraction, input_sha256):
         "Registration": {"Method": "rigid, then affine"},
         "SoftwareVersions": software_versions(),
         "CommandLine": command_line(settings),
+    }
+    # Left out where the method or the model has none.
+    optional = ("CalibrationSHA256", "Decisions", "IntensityMap")
+    return {name: value for name, value in block.items() if value or name not in optional}
+
+
+def intensity_map(mapping, knots=33):
+    """A mapping's curve at few knots, and its field.
+
+    Parameters
+    ----------
+    mapping : dict
+        As :meth:`bh_bids.mapping.mapping.Mapping.to_dict` gives it.
+    knots : int
+        At most so many, evenly spaced among the mapping's.
+
+    Returns
+    -------
+    dict
+        ``Input`` and ``Output`` in target units; ``FieldCoefficients``, None without a field.
+    """
+    last = len(mapping["Input"]) - 1
+    steps = min(knots - 1, last)
+    chosen = [round(k * last / steps) for k in range(steps + 1)]
+    field = mapping["Field"]
+    return {
+        "Input": [round(mapping["Input"][k], 5) for k in chosen],
+        "Output": [round(mapping["Output"][k], 5) for k in chosen],
+        "FieldCoefficients": None if field is None else [round(c, 6) for c in field],
     }
 
 

@@ -4,7 +4,6 @@ import json
 import sys
 import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from .dataset import Scan, check_dataset, find_scans
 from .derivatives import is_done, provenance_key, write_description
@@ -156,6 +155,7 @@ def make_plan(settings):
     model = load_model(settings.model)
     if not settings.anat_only:
         model.require_calibrated()
+        _require_constants(model, settings.method)
     if model.space != DEFAULT_SPACE:
         raise ModelError(
             f"The model '{model.name}' lives in the space {model.space}; scans are registered to "
@@ -173,6 +173,15 @@ def make_plan(settings):
     keys = {scan.key: _key(scan, settings, model.metadata) for scan in scans}
     todo = [scan for scan in scans if not is_done(scan, model.space, settings, keys[scan.key])]
     return Plan(settings, scans, todo, model.metadata, keys)
+
+
+def _require_constants(model, method):
+    """Refuse a method that needs constants which the model does not have."""
+    if method == "map" and model.calibration is None:
+        raise ModelError(
+            f"The model '{model.name}' lacks the constants of the method 'map': describe its "
+            "target domain once with 'bh-model calibrate', or choose '--method paper'."
+        )
 
 
 def _threads(nprocs, scans):

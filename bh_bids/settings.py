@@ -8,6 +8,9 @@ from pathlib import Path
 
 from .errors import InputError
 
+# Known here, too, so that the command line need not import what computes.
+METHODS = ("map", "paper")
+
 
 def _available_cpus():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -44,7 +47,7 @@ class Settings:
     derivatives: dict = field(default_factory=dict)
     anat_only: bool = False
     model: str = "default"
-    method: str = "paper"
+    method: str = METHODS[0]
     device: str = "auto"
     skull_strip_t1w: str = "auto"
     template: str | None = None

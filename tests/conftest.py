@@ -129,9 +129,12 @@ def small_dataset(tmp_path_factory, dataset_maker, write_t1w, small_brain):
 
 @pytest.fixture(scope="session")
 def model_maker(mni):
-    """Write the folder of an untrained, tiny model on a coarse grid of the usual space."""
+    """Write the folder of an untrained, tiny model on a coarse grid of the usual space.
 
-    def make(folder, *, space=SPACE, seed=0):
+    Like the packaged one its flow has conditions, and it has the constants of the method map.
+    """
+
+    def make(folder, *, space=SPACE, seed=0, constants=True):
         import torch
 
         from bh_bids.flow.config import FlowConfig
@@ -149,6 +152,7 @@ def model_maker(mni):
             voxel_size=(COARSE,) * 3,
             origin=(-78.5, -111.5, -70.5),
             space=space,
+            conditions=("mask", "previous", "mean", "noise"),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -179,10 +183,24 @@ def model_maker(mni):
                 "Training": {"BitsPerDimension": 8.0},
                 "License": "CC0",
             },
+            _constants(mean) if constants else None,
         )
         return folder
 
     return make
+
+
+def _constants(mean):
+    """Constants of a target domain of one brain in six contrasts."""
+    from bh_bids.mapping.calibration import calibrate
+
+    mask = mean > 0.05
+    volumes = []
+    for k, power in enumerate((0.85, 0.9, 0.95, 1.0, 1.05, 1.1)):
+        noise = 0.01 * np.random.default_rng(k).standard_normal(mean.shape)
+        volumes.append(np.where(mask, np.clip(mean, 0.05, None) ** power + noise, 0))
+    volumes = [np.maximum(volume, 0).astype(np.float32) for volume in volumes]
+    return calibrate(lambda: iter(volumes), mean, (COARSE,) * 3)
 
 
 def _missing(box):

@@ -1,5 +1,8 @@
 """The harmonization of one preprocessed scan."""
 
+# What --sloppy leaves of each method: no pass of all slices through the flow, or few.
+SLOPPY = {"map": {"flow": "gaussian"}, "paper": {"iterations": 2}}
+
 
 def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
     """Harmonize a brain on the model's grid, carry it to the native grid, and measure it.
@@ -40,6 +43,7 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
     import nipype.pipeline.engine as pe
     from nipype.interfaces.utility import IdentityInterface
 
+    from bh_bids.derivatives import model_sha256
     from bh_bids.interfaces import harmonization as interfaces
 
     inputs = pe.Node(
@@ -49,7 +53,7 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
     harmonize = pe.Node(
         interfaces.Harmonize(
             model=settings.model,
-            weights_sha256=model["WeightsSHA256"],
+            model_sha256=model_sha256(model),
             method=settings.method,
             device=settings.device,
             seed=settings.random_seed,
@@ -57,11 +61,11 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
             use_gpu=settings.device.startswith("cuda"),
         ),
         name="harmonize",
-        mem_gb=2.0,
+        mem_gb=memory_gb(model, settings.method),
         n_procs=settings.omp_nthreads or 1,
     )
     if settings.sloppy:
-        harmonize.inputs.parameters = {"iterations": 2}
+        harmonize.inputs.parameters = SLOPPY[settings.method]
     native = pe.Node(
         interfaces.ApplyOnNativeGrid(reference=str(scan.path)), name="native_grid", mem_gb=1.2
     )
@@ -89,6 +93,31 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
         (summarize, outputs, [("metrics", "metrics"), ("trace", "trace")]),
     ])  # fmt: skip
     return workflow
+
+
+def memory_gb(model, method):
+    """Memory that a method needs with a model, its libraries included.
+
+    Parameters
+    ----------
+    model : dict
+        The model's description.
+    method : str
+
+    Returns
+    -------
+    float
+    """
+    from bh_bids.flow.config import FlowConfig
+
+    config = FlowConfig.from_dict(model["Config"])
+    if method != "map" or "noise" not in config.conditions:
+        return 2.0
+    # Denoising keeps what a batch of slices leaves in the flow, for its gradient: 0.5 GB were
+    # measured with the sizes that are FlowConfig's defaults.
+    default = FlowConfig()
+    size = config.steps * config.blocks * config.hidden_channels
+    return 1.4 + 0.6 * size / (default.steps * default.blocks * default.hidden_channels)
 
 
 def scan_columns(scan):

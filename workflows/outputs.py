@@ -65,7 +65,8 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
     _sink_anatomical(sink, scan, space, standard, key)
     if settings.anat_only:
         return workflow
-    sink("ds_trace", "trace", desc="trace", suffix="metrics", meta=_dictionary(TRACE))
+    columns = _dictionary(TRACE[settings.method])
+    sink("ds_trace", "trace", desc="trace", suffix="metrics", meta=columns)
     grids = [("harmonized", space, standard), ("native", "", {})]
     for source, grid_space, entities in grids:
         if (grid_space or "T1w") not in settings.output_spaces:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import InputError
-from ..settings import Settings, read_toml
+from ..settings import METHODS, Settings, read_toml
 
 DESCRIPTION = """\
 Harmonize T1-weighted MR images blindly: bring scans of any scanner to look as if a target
@@ -78,7 +78,10 @@ def _add_harmonization(group):
     add("--model", metavar="NAME_OR_DIR",
         help="target-domain model: a packaged one's name or a folder (default: default); "
         "bh-model trains others")  # fmt: skip
-    add("--method", choices=("paper",), help="harmonization method (default: paper)")
+    add("--method", choices=METHODS,
+        help="map: one bias field, one monotone map of intensities and the flow's denoising, each "
+        "only as far as a scan is unlike the target's (default); paper: the published "
+        "BlindHarmony, steps in the image and in the flow's latent space by turns")  # fmt: skip
     add("--device", metavar="{auto,cpu,cuda[:N]}",
         help="where the flow runs (default: auto, a GPU if there is one)")  # fmt: skip
     add("--output-spaces", nargs="+", metavar="SPACE",
@@ -209,7 +212,7 @@ def _check(settings, parser):
         parser.error("--mem-gb must be positive")
     if settings.random_seed < 0:
         parser.error("--random-seed must not be negative")
-    choices = {"analysis_level": ("participant", "group"), "method": ("paper",),
+    choices = {"analysis_level": ("participant", "group"), "method": METHODS,
                "skull_strip_t1w": ("auto", "skip", "force")}  # fmt: skip
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:

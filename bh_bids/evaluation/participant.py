@@ -14,11 +14,11 @@ METRICS = {
     "model": "Name of the target domain's model",
     "method": "Harmonization method",
     "converged": "Whether the method met its convergence criterion",
-    "iterations": "Iterations made",
+    "iterations": "Iterations made; of the method map, stages that were carried out",
     "ncc_source": "Centred correlation of harmonized and source intensities inside the brain",
-    "latent_before": "Mean squared latent value of the first iterate; to compare within one model",
+    "latent_before": "Mean squared latent value of the trace's start; to compare within one model",
     "latent_after": "Mean squared latent value of the result; to compare within one model",
-    "bits_per_dim_before": "Bits per dimension of the first iterate under the target's model",
+    "bits_per_dim_before": "Bits per dimension of the trace's start under the target's model",
     "bits_per_dim_after": "Bits per dimension of the result under the target's model",
     "csf_mode_before": "Mode of cerebrospinal fluid in the source, target units",
     "gm_mode_before": "Mode of grey matter in the source, target units",
@@ -29,20 +29,45 @@ METRICS = {
     "csf_mode_target": "Mode of cerebrospinal fluid in the target domain, target units",
     "gm_mode_target": "Mode of grey matter in the target domain, target units",
     "wm_mode_target": "Mode of white matter in the target domain, target units",
+    "bias_field_sd": "Standard deviation of the log bias field found in the brain; method map",
+    "contrast_unlikeness": "Distance of the brain's quantiles from those of target scans, about 1 "
+    "for a target scan; method map",
+    "noise_sigma": "Standard deviation of the noise found, target units; method map",
     "brain_volume_ml": "Volume of the brain mask in ml, on the scan's own grid",
     "guards": "What a reader should look at, separated by |",
 }
-TRACE = {
-    "iteration": "0 is the first guess",
-    "objective": "Distance to the source plus weighted latent term",
+_VERDICT = {
     "ncc": "Centred correlation with the source inside the brain",
-    "edge": "Edge term",
     "latent": "Mean squared latent value, |z|^2/d",
     "bits_per_dim": "Bits per dimension under the target's model",
 }
+# Columns of the trace, by method.
+TRACE = {
+    "map": {
+        "iteration": "0 is the source",
+        "stage": "What was done last: source (nothing), field (bias field removed), contrast "
+        "(intensities mapped), noise (denoised); stages that changed nothing are left out, but for "
+        "contrast",
+        **_VERDICT,
+    },
+    "paper": {
+        "iteration": "0 is the first guess",
+        "objective": "Distance to the source plus weighted latent term",
+        "ncc": _VERDICT["ncc"],
+        "edge": "Edge term",
+        "latent": _VERDICT["latent"],
+        "bits_per_dim": _VERDICT["bits_per_dim"],
+    },
+}
+# What a method measured of a scan before it decided: (column, stage, figure).
+_MEASURED = (
+    ("bias_field_sd", "Bias", "Spread"),
+    ("contrast_unlikeness", "Contrast", "Unlikeness"),
+    ("noise_sigma", "Noise", "Sigma"),
+)
 
 
-def summarize(source, harmonized, mask, *, trace, target_modes):
+def summarize(source, harmonized, mask, *, trace, target_modes, decisions=None):
     """Metrics of one harmonized scan.
 
     Parameters
@@ -54,6 +79,8 @@ def summarize(source, harmonized, mask, *, trace, target_modes):
         Records of :class:`bh_bids.harmonization.HarmonizationResult`.
     target_modes : dict
         ``CSF``, ``GM``, ``WM`` in target units.
+    decisions : dict, optional
+        What the method's stages found.
 
     Returns
     -------
@@ -72,6 +99,8 @@ def summarize(source, harmonized, mask, *, trace, target_modes):
     for when, found in modes.items():
         for tissue in ("CSF", "GM", "WM"):
             row[f"{tissue.lower()}_mode_{when}"] = found.get(tissue)
+    for column, stage, figure in _MEASURED:
+        row[column] = (decisions or {}).get(stage, {}).get(figure)
     return row
 
 

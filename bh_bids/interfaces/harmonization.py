@@ -16,8 +16,8 @@ class _HarmonizeInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="brain on the model's grid")
     mask = File(exists=True, mandatory=True, desc="brain mask on the model's grid")
     model = traits.Str(mandatory=True, desc="name or folder of the model")
-    weights_sha256 = traits.Str(mandatory=True, desc="so that another model is another result")
-    method = traits.Str("paper", usedefault=True)
+    model_sha256 = traits.Str(mandatory=True, desc="so that another model is another result")
+    method = traits.Str("map", usedefault=True)
     device = traits.Str("auto", usedefault=True)
     seed = traits.Int(0, usedefault=True)
     parameters = traits.Dict(desc="of the method; its defaults without")
@@ -122,11 +122,11 @@ class _SummaryInputSpec(BaseInterfaceInputSpec):
 
 class _SummaryOutputSpec(TraitedSpec):
     metrics = File(desc="table with one row")
-    trace = File(desc="table with one row per iteration")
+    trace = File(desc="table with one row per iteration or stage")
 
 
 class Summarize(SimpleInterface):
-    """Tables of the metrics and of the objective's trace."""
+    """Tables of the metrics and of the method's trace."""
 
     input_spec = _SummaryInputSpec
     output_spec = _SummaryOutputSpec
@@ -142,6 +142,7 @@ class Summarize(SimpleInterface):
             read_ras(self.inputs.harmonized)[0] / found["target_scale"],
             read_ras(self.inputs.mask)[0] > 0,
             trace=found["trace"],
+            decisions=found["decisions"],
             target_modes=self.inputs.model["Intensity"]["Modes"],
         )
         guards = [*details["Warnings"], *found["guards"]]

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from ..errors import InputError
 from .boilerplate import describe_domain, methods_html, methods_text
 from .collect import FIGURES, collect
+from .decisions import decision_rows
 from .svg import data_uri, inline, is_inert, write_text
 
 #: name -> (heading, what to look for, names of the two layers of a flicker)
@@ -54,6 +55,16 @@ _FIGURE_TEXTS = {
         None,
     ),
 }
+#: The same of figures that mean something else with a method: (method, name) -> the first two
+_METHOD_TEXTS = {
+    ("map", "trace"): (
+        "What the flow says after each stage",
+        "The flow looked at some slices of the source and again after each stage that was carried "
+        "out. Fewer bits per dimension are more like the target's scans. A stage may cost a few: "
+        "the flow sees slices, the stages the whole volume. A large rise means that the result "
+        "should not be trusted.",
+    ),
+}
 _OTHER_METRICS = {
     "ncc_source": ("Correlation with the source", "anatomy kept when near 1"),
     "iterations": ("Iterations", ""),
@@ -65,6 +76,8 @@ _PAIRED_METRICS = {
     "bits_per_dim": ("Bits per dimension", "lower: more like the target domain"),
 }
 _TABLED = {"participant_id", "session_id", "filename", "model", "method", "guards"}
+# What the table of decisions says in words.
+_DECIDED = {"converged", "iterations", "bias_field_sd", "contrast_unlikeness", "noise_sigma"}
 
 
 def write_participant_report(
@@ -157,6 +170,8 @@ def _overall(scans, failures):
 
 def _scan_view(scan, output_dir, counter):
     block = scan.harmonization
+    method = str(block.get("Method") or scan.metrics.get("method") or "")
+    decisions = decision_rows(block)
     guards = _guards(block, scan.metrics)
     converged = _truth(block.get("Converged", scan.metrics.get("converged")))
     if not scan.sidecar and not scan.metrics:
@@ -175,14 +190,16 @@ def _scan_view(scan, output_dir, counter):
         "model": str(block.get("Model") or scan.metrics.get("model") or ""),
         "model_version": block.get("ModelVersion"),
         "hash": str(block.get("WeightsSHA256") or ""),
-        "method": str(block.get("Method") or scan.metrics.get("method") or ""),
+        "method": method,
         "device": block.get("Device"),
         "sources": _sources(scan.sidecar),
+        "decisions": decisions,
         "tissues": _tissue_rows(scan.metrics),
         "paired": _paired_rows(scan.metrics),
-        "others": _other_rows(scan.metrics),
+        "first": "Source" if decisions else "First guess",
+        "others": _other_rows(scan.metrics, _DECIDED if decisions else ()),
         "figures": [
-            _figure_view(name, scan.figures.get(name), output_dir, counter)
+            _figure_view(name, method, scan.figures.get(name), output_dir, counter)
             for name in FIGURES
             if name in scan.figures or scan.sidecar
         ],
@@ -255,8 +272,9 @@ def _paired_rows(metrics):
     return rows
 
 
-def _other_rows(metrics):
+def _other_rows(metrics, told):
     """The remaining columns: those we know by name first, then whatever else the table holds."""
+    metrics = {key: value for key, value in metrics.items() if key not in told}
     shown = re.compile(r"(csf|gm|wm)_mode_(before|after|target)|(latent|bits_per_dim)_\w+")
     rows = [
         {"name": name, "hint": hint, "value": metrics[key]}
@@ -270,8 +288,9 @@ def _other_rows(metrics):
     return rows
 
 
-def _figure_view(name, path, output_dir, counter):
+def _figure_view(name, method, path, output_dir, counter):
     heading, caption, layers = _FIGURE_TEXTS[name]
+    heading, caption = _METHOD_TEXTS.get((method, name), (heading, caption))
     number = next(counter)
     view = {"name": name, "heading": heading, "caption": caption, "number": number}
     view |= {"layers": layers, "svg": None, "uri": None, "path": None, "link": None, "size": None}

@@ -23,6 +23,19 @@ _METHODS = {
         "not of a slice."
     ),
 }
+_DENOISERS = {
+    "model": (
+        "the level under which the flow found the scan most probable among the levels that it was "
+        "trained with",
+        "the expected noise-free image took the scan's place, by Tweedie's formula [@efron] from "
+        "the gradient of the flow's log-density",
+    ),
+    "gaussian": (
+        "the level under which the scan was most probable under a Gaussian of the target scans' "
+        "mean power spectrum",
+        "the Wiener filter of that spectrum was applied",
+    ),
+}
 _STARTS = {
     "mean": "the target domain's mean volume",
     "gain": "the source with a gain that matches the target's level",
@@ -146,14 +159,17 @@ def _model_text(blocks, versions):
 def _method_text(blocks):
     sentences = []
     for method in dict.fromkeys(str(b.get("Method")) for b in blocks if b.get("Method")):
-        sentences.append(
-            _METHODS.get(
-                method,
-                f"Images were harmonized with the method *{method}*, which follows the idea of "
-                "*BlindHarmony* [@blindharmony]: no image of the source domain is needed.",
-            )
-        )
         used = [b for b in blocks if str(b.get("Method")) == method]
+        if method == "map":
+            sentences.append(_map_text(used))
+        else:
+            sentences.append(
+                _METHODS.get(
+                    method,
+                    f"Images were harmonized with the method *{method}*, which follows the idea of "
+                    "*BlindHarmony* [@blindharmony]: no image of the source domain is needed.",
+                )
+            )
         parameters = _of(used[0], "Parameters", default={})
         same = all(b.get("Parameters") == used[0].get("Parameters") for b in used)
         if isinstance(parameters, dict) and parameters and same:
@@ -167,6 +183,65 @@ def _method_text(blocks):
         "domain's intensity scale."
     )
     return " ".join(sentences)
+
+
+def _map_text(blocks):
+    """The stages of the method map, how many scans each changed, and on what thresholds."""
+    stages = []
+    if used := _with_stage(blocks, "Bias"):
+        usual = _words(_percent(_of(b, "Decisions", "Bias", "UsualSpread")) for b in used)
+        stages.append(
+            "A smooth field of the bias that was left by N4 was estimated by comparing each "
+            "voxel's intensity with the target scans' local histograms, as N4 [@n4] compares it "
+            "with a sharpened global one, and was divided out where its standard deviation "
+            f"exceeded that of 95 % of target scans{f' ({usual})' if usual else ''}; "
+            f"{_changed(used, 'Bias')}."
+        )
+    if used := _with_stage(blocks, "Contrast"):
+        stages.append(
+            "Where the distribution of the brain's intensities was unlike target scans', one "
+            "monotone map per volume took its quantiles to those that the target's scanner would "
+            "have given this brain: the target scans' mean quantiles and a deviation predicted, by "
+            "a ridge regression on target scans, from the brain's texture after a histogram match; "
+            f"{_changed(used, 'Contrast')}."
+        )
+    for judge, (level, removal) in _DENOISERS.items():
+        judged = _with_stage(blocks, "Noise")
+        if used := [b for b in judged if _of(b, "Decisions", "Noise", "Judge") == judge]:
+            stages.append(
+                f"The noise level was {level}; where it exceeded the target's, {removal}; "
+                f"{_changed(used, 'Noise')}."
+            )
+    intro = (
+        "Harmonization used the method *map* of bh-bids, which, like *BlindHarmony* "
+        "[@blindharmony], needs no image of the source domain. Each of its stages was compared "
+        "with what it finds on the target's own scans, and left alone what was like them."
+    )
+    return " ".join([intro, *stages])
+
+
+def _with_stage(blocks, stage):
+    """Those of which a stage was judged: neither switched off nor missing."""
+    found = []
+    for block in blocks:
+        decision = _of(block, "Decisions", stage)
+        if not isinstance(decision, dict) or "Applied" not in decision or decision.get("Reason"):
+            continue
+        if _of(block, "Parameters", stage.lower()) is not False:
+            found.append(block)
+    return found
+
+
+def _changed(blocks, stage):
+    count = sum(bool(_of(b, "Decisions", stage, "Applied")) for b in blocks)
+    if len(blocks) == 1:
+        return "this scan was changed" if count else "this scan was left as it was"
+    return f"{count} of {len(blocks)} scans were changed"
+
+
+def _percent(value):
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f"{100 * value:.1f} %" if known else None
 
 
 def describe_domain(domain):

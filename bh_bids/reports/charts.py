@@ -13,6 +13,11 @@ _TRACE_PANELS = (
     ("latent", "Latent |z|²/d", "compare within one model"),
     ("bits_per_dim", "Bits per dimension", "lower: more like the target"),
 )
+_STAGE_PANELS = (
+    ("bits_per_dim", "Bits per dimension", "lower: more like the target"),
+    ("latent", "Latent |z|²/d", "compare within one model"),
+    ("ncc", "Correlation with source", "how much was changed"),
+)
 
 
 def _figure(width, height, label):
@@ -134,14 +139,15 @@ def _draw_modes(axes, modes):
 
 
 def plot_trace(trace):
-    """How the objective and its parts went, one panel each.
+    """How the objective and its parts went, or the flow's verdict on each stage, one panel each.
 
     Parameters
     ----------
     trace : sequence of dict
         One per iteration, with any of ``iteration``, ``objective``, ``ncc``, ``edge``, ``latent``
-        (mean |z|²/d) and ``bits_per_dim``; other keys are left out, missing or unreadable values
-        leave a gap.
+        (mean |z|²/d) and ``bits_per_dim``; or one per stage, with its name as ``stage``, ``ncc``,
+        ``latent`` and ``bits_per_dim``. Other keys are left out, missing or unreadable values leave
+        a gap.
 
     Returns
     -------
@@ -150,26 +156,34 @@ def plot_trace(trace):
     from matplotlib.ticker import MaxNLocator
 
     rows = list(trace)
-    steps = np.array([_number(row.get("iteration", i)) for i, row in enumerate(rows)])
+    stages = [str(row.get("stage")) for row in rows] if rows and rows[0].get("stage") else None
+    steps = np.array(
+        [i if stages else _number(row.get("iteration", i)) for i, row in enumerate(rows)]
+    )
     panels = []
-    for key, name, hint in _TRACE_PANELS:
+    for key, name, hint in _STAGE_PANELS if stages else _TRACE_PANELS:
         values = np.array([_number(row.get(key)) for row in rows])
         if np.isfinite(values).any():
-            panels.append((key, name, hint, values))
-    figure = _figure(10.5, 2.5, "Trace of the optimisation")
+            panels.append((name, hint, values))
+    label = "The flow's verdict after each stage" if stages else "Trace of the optimisation"
+    figure = _figure(10.5, 2.5, label)
     if not panels:
         axes = figure.add_subplot()
         axes.set_axis_off()
         axes.text(0.5, 0.5, "No iterations were recorded.", ha="center", color=MUTED)
         return figure
-    for number, (_, name, hint, values) in enumerate(panels):
+    for number, (name, hint, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
         _style(axes)
         marker = "o" if len(rows) <= 25 else None
         axes.plot(steps, values, color=HARMONIZED, lw=1.8, marker=marker, ms=3.5)
         axes.set_title(name, color=INK, fontsize=10, loc="left")
         axes.set_xlabel(hint, color=MUTED, fontsize=8.5)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        if stages:
+            axes.set_xticks(steps, stages)
+            axes.set_xlim(-0.4, len(rows) - 0.6)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 5))
     return figure

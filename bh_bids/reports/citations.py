@@ -149,6 +149,15 @@ REFERENCES = {
         "NeuroImage",
         (("volume", "54"), ("number", "1"), ("pages", "313--327")),
     ),
+    "efron": Reference(
+        "article",
+        "Efron, Bradley",
+        "Tweedie's Formula and Selection Bias",
+        2011,
+        "10.1198/jasa.2011.tm11181",
+        "Journal of the American Statistical Association",
+        (("volume", "106"), ("number", "496"), ("pages", "1602--1614")),
+    ),
     "nipype": Reference(
         "article",
         "Gorgolewski, Krzysztof and Burns, Christopher D. and Madison, Cindee and Clark, Dav "

@@ -107,21 +107,26 @@ def test_links_between_pages_lead_somewhere(page):
 
 def test_every_column_of_the_tables_is_documented():
     text = read("outputs.md")
-    for column in [*METRICS, *TRACE]:
+    for column in [*METRICS, *TRACE["map"], *TRACE["paper"]]:
         assert f"`{column}`" in text
 
 
 def test_every_field_of_the_harmonization_block_is_documented():
-    model = {"Name": "m", "WeightsSHA256": "0", "Config": {"space": "S"}}
+    model = {
+        "Name": "m", "WeightsSHA256": "0", "CalibrationSHA256": "0", "Config": {"space": "S"},
+    }  # fmt: skip
     result = dict.fromkeys(
         ("method", "parameters", "device", "seed", "converged", "iterations", "source_scale",
          "target_scale")
     )  # fmt: skip
+    result["decisions"] = {"Bias": {}}
+    result["mapping"] = {"Input": [0, 1], "Output": [0, 1], "Field": None, "Shape": []}
     settings = Settings(Path("bids"), Path("out"))
     extraction = {"Method": "none", "Volume_ml": 1.0, "Warnings": []}
     block = harmonization_block(settings, model, {**result, "guards": []}, extraction, "0")
     text = read("outputs.md")
-    for field in [*block, *block["IntensityScale"], *block["BrainExtraction"]]:
+    nested = ("IntensityScale", "BrainExtraction", "IntensityMap")
+    for field in [*block, *(field for name in nested for field in block[name])]:
         assert f"`{field}`" in text
 
 

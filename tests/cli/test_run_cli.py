@@ -167,6 +167,25 @@ def test_model_of_another_space(call, tmp_path, model_maker):
     assert "MNI305" in sentence and "MNI152NLin2009aSym" in sentence
 
 
+def test_model_without_the_constants_of_the_method(call, tmp_path, model_maker):
+    folder = model_maker(tmp_path / "model", constants=False)
+    code, _, error = call("--dry-run", model=folder)
+    assert code == 1
+    sentence = one_sentence(error)
+    assert "bh-model calibrate" in sentence and "--method paper" in sentence
+    for option in (("--method", "paper"), ("--anat-only",)):
+        code, told, error = call("--dry-run", *option, model=folder)
+        assert code == 0, error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--method", "map"), ("--method", "paper")])
+def test_the_plan_names_the_method(call, options):
+    code, told, error = call("--dry-run", *options)
+    assert code == 0, error
+    assert f"by {'paper' if 'paper' in options else 'map'}, on cpu" in told
+
+
 def test_gpu_that_is_not_there(call, monkeypatch):
     import torch
 

@@ -12,6 +12,8 @@ from bh_bids.derivatives import (
     expected_outputs,
     file_sha256,
     find_precomputed,
+    harmonization_block,
+    intensity_map,
     is_done,
     provenance_key,
     write_description,
@@ -96,6 +98,7 @@ def test_other_parameters_are_other_results(scan, settings, model, finished, cha
 def test_another_model_is_another_result(scan, settings, model, finished):
     assert not done(scan, settings, {**model, "WeightsSHA256": "cd" * 32})
     assert not done(scan, settings, {**model, "Intensity": {"TargetScale": 800.0}})
+    assert not done(scan, settings, {**model, "CalibrationSHA256": "ef" * 32})
 
 
 def test_a_corrected_scanner_field_is_written_again(scan, settings, model, finished):
@@ -146,6 +149,46 @@ def test_fewer_grids_need_fewer_files(scan, settings):
     }
     assert anatomy < both
     assert not any("harmon" in path.name or "trace" in path.name for path in anatomy)
+
+
+RESULT = {
+    "method": "map", "parameters": {"bias": True}, "device": "cpu", "seed": 0, "converged": True,
+    "iterations": 2, "guards": ["Said."], "source_scale": 3.0, "target_scale": 7.0,
+    "decisions": {"Bias": {"Applied": True, "Spread": 0.09}},
+    "mapping": {"Input": [0.0, 0.5, 1.0], "Output": [0.1, 0.4, 1.2], "Field": [0.1, 1e-9],
+                "Shape": [4, 4, 4]},
+}  # fmt: skip
+
+
+def test_the_sidecar_tells_what_was_decided(settings, model):
+    model = {**model, "CalibrationSHA256": "ef" * 32}
+    extraction = {"Method": "atlas", "Volume_ml": 1400, "Warnings": ["Small."]}
+    block = json.loads(json.dumps(harmonization_block(settings, model, RESULT, extraction, "00")))
+    assert block["Decisions"] == RESULT["decisions"]
+    assert block["IntensityMap"] == {
+        "Input": [0, 0.5, 1], "Output": [0.1, 0.4, 1.2], "FieldCoefficients": [0.1, 0.0],
+    }  # fmt: skip
+    assert block["CalibrationSHA256"] == "ef" * 32
+    assert block["Guards"] == ["Small.", "Said."]
+    assert "--method map" in block["CommandLine"]
+
+
+def test_a_method_without_decisions_has_none_in_its_sidecar(settings, model):
+    result = {**RESULT, "method": "paper", "decisions": {}}
+    extraction = {"Method": "atlas", "Warnings": []}
+    block = harmonization_block(settings, model, result, extraction, "00")
+    assert not {"Decisions", "IntensityMap", "CalibrationSHA256"} & set(block)
+    assert block["Guards"] == ["Said."] and block["Iterations"] == 2
+
+
+@pytest.mark.parametrize("knots", [2, 20, 33, 34, 256])
+def test_a_map_is_told_by_few_points_of_its_own(knots):
+    values = [k / knots for k in range(knots)]
+    told = intensity_map({"Input": values, "Output": values, "Field": None, "Shape": []})
+    assert len(told["Input"]) == min(knots, 33)
+    assert (told["Input"][0], told["Input"][-1]) == (values[0], round(values[-1], 5))
+    assert told["Input"] == told["Output"] == sorted(set(told["Input"]))
+    assert told["FieldCoefficients"] is None
 
 
 def test_names_are_those_of_the_derivatives_specification(scan, settings):

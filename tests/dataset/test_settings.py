@@ -115,7 +115,7 @@ def test_defaults(tmp_path, monkeypatch):
     assert settings.bids_dir == tmp_path / "bids"
     assert settings.output_dir == tmp_path / "out"
     assert settings.work_dir == tmp_path / "work"
-    assert (settings.model, settings.method, settings.device) == ("default", "paper", "auto")
+    assert (settings.model, settings.method, settings.device) == ("default", "map", "auto")
     assert settings.omp_nthreads is None
     assert settings.nprocs >= 1
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -13,8 +14,10 @@ import torch
 from bh_bids.flow.config import FlowConfig
 from bh_bids.flow.model import load_model, save_model
 from bh_bids.flow.network import TargetFlow
-from bh_bids.harmonization import harmonize
+from bh_bids.harmonization import harmonize as harmonize_by
 from bh_bids.harmonization.slices import SliceBox
+
+harmonize = partial(harmonize_by, method="paper")
 
 CONFIG = FlowConfig(levels=2, steps=2, hidden_channels=8, blocks=1, slice_shape=(32, 40), slices=12)
 

@@ -106,6 +106,7 @@ def test_each_participant_s_report_says_how_it_went(finished):
     bad = (folder / "out" / "sub-02.html").read_text()
     assert "truncated or damaged" in bad and "truncated or damaged" not in good
     assert good.count("<svg") + good.count("<img") >= 6
+    assert "What was done, and why" in good
     for page in (good, bad):
         assert "http://" not in page.replace("http://www.w3.org", "")
         assert "<script src" not in page and '<link rel="stylesheet"' not in page
@@ -173,7 +174,10 @@ def test_sidecar_and_table_account_for_the_result(finished, dataset, small_model
     assert block["WeightsSHA256"] == sha256(weights).hexdigest()
     assert block["IntensityScale"]["TargetScale"] == 700
     assert block["BrainExtraction"]["Method"].startswith("none")
-    for name in ("Method", "Parameters", "Device", "Seed", "Threads", "Converged", "Iterations",
+    assert block["Method"] == "map" and set(block["Decisions"]) == {"Bias", "Contrast", "Noise"}
+    constants = (small_model / "calibration.safetensors").read_bytes()
+    assert block["CalibrationSHA256"] == sha256(constants).hexdigest()
+    for name in ("Parameters", "Device", "Seed", "Threads", "Converged", "Iterations",
                  "Guards", "SoftwareVersions", "CommandLine", "TargetDomain"):  # fmt: skip
         assert name in block, name
     with open(anat(folder) / f"{STEM}_desc-harmonization_metrics.tsv", newline="") as stream:
@@ -181,9 +185,12 @@ def test_sidecar_and_table_account_for_the_result(finished, dataset, small_model
     assert len(rows) == 1
     assert (rows[0]["participant_id"], rows[0]["session_id"]) == ("sub-01", "ses-A")
     mask = nib.load(anat(folder) / f"{STEM}_desc-brain_mask.nii.gz").get_fdata()
+    assert float(rows[0]["bias_field_sd"]) == block["Decisions"]["Bias"]["Spread"]
     assert float(rows[0]["brain_volume_ml"]) == pytest.approx(mask.sum() * 0.064, rel=0.01)
     with open(anat(folder) / f"{STEM}_desc-trace_metrics.tsv", newline="") as stream:
-        steps = [int(row["iteration"]) for row in csv.DictReader(stream, delimiter="\t")]
+        trace = list(csv.DictReader(stream, delimiter="\t"))
+    steps = [int(row["iteration"]) for row in trace]
+    assert trace[0]["stage"] == "source"
     assert steps == list(range(len(steps))) and len(steps) == int(rows[0]["iterations"]) + 1
 
 

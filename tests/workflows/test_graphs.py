@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 from bh_bids.workflows.base import init_bh_bids_wf, participant_log
+from bh_bids.workflows.harmonization import memory_gb
 
 from bh_bids.dataset import find_scans
-from bh_bids.settings import Settings
+from bh_bids.settings import METHODS, Settings
 
 SPACE = "MNI152NLin2009aSym"
 SCANS = (
@@ -172,7 +173,6 @@ def test_choices_reach_the_steps(build, settings, small_model):
     assert nodes["brain_mask"].inputs.seed == nodes["register"].inputs.seed == 11
     assert nodes["harmonize"].inputs.seed == 11
     assert nodes["harmonize"].inputs.model == str(small_model)
-    assert nodes["harmonize"].inputs.parameters
     assert nodes["resample"].inputs.shape == [40, 48, 40]
     assert [row[:3] for row in nodes["resample"].inputs.affine[:3]] == [
         [4, 0, 0], [0, 4, 0], [0, 0, 4],
@@ -194,10 +194,33 @@ def test_a_mask_made_elsewhere_is_used_for_its_scan_alone(build, settings, scans
     assert not any(str(mask) in str(node.inputs.mask) for node in others)
 
 
-def test_another_model_at_the_same_place_is_another_computation(build, settings, scans, model):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sloppy_run_gives_each_method_parameters_that_it_has(build, settings, method):
+    from bh_bids.harmonization.solvers import get_solver, make_parameters
+
+    node = nodes_of(build(replace(settings, method=method, sloppy=True)))["harmonize"]
+    assert node.inputs.method == method
+    solver = get_solver(method)
+    sloppy = make_parameters(solver, method, node.inputs.parameters)
+    assert sloppy != solver.Parameters()
+
+
+def test_a_wider_flow_needs_more_memory_to_denoise(model):
+    wide = {**model, "Config": {**model["Config"], "hidden_channels": 64, "steps": 8}}
+    usual = {**model, "Config": {**model["Config"], "hidden_channels": 32, "steps": 4, "blocks": 2}}
+    assert memory_gb(model, "map") < memory_gb(usual, "map") <= 2
+    assert memory_gb(wide, "map") > memory_gb(model, "map")
+    assert memory_gb(wide, "paper") == memory_gb(model, "paper")
+
+
+@pytest.mark.parametrize("file", ["WeightsSHA256", "CalibrationSHA256", "MeanSHA256"])
+def test_another_model_at_the_same_place_is_another_computation(
+    build, settings, scans, model, file
+):
     """nipype's cache in the work folder goes by a node's inputs."""
     first = nodes_of(build(settings))["harmonize"].inputs.get_hashval()[1]
-    changed = dict(model, WeightsSHA256="0" * 64)
+    assert file in model
+    changed = {**model, file: "0" * 64}
     workflow = init_bh_bids_wf(
         settings=settings, scans=scans, model=changed, keys={scan.key: "k" for scan in scans}
     )

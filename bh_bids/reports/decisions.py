@@ -1,0 +1,164 @@
+"""What a method did to a scan, and why, in plain sentences from the sidecar's Decisions."""
+
+import math
+
+_ANSWERS = {"done": "Changed", "left": "Left alone", "off": "Off"}
+_REASONS = {
+    "switched off": "Switched off by its parameter.",
+    "no flow": "Left out: no flow judged the noise.",
+}
+
+
+def decision_rows(block):
+    """One row per stage.
+
+    Parameters
+    ----------
+    block : dict
+        A sidecar's ``Harmonization``; thresholds are those that it holds.
+
+    Returns
+    -------
+    list of dict
+        ``stage``, ``state`` ("done", "left", which is looked at and left alone, or "off"),
+        ``answer`` (a word or two) and ``sentence``. Empty for methods that decide nothing.
+    """
+    decisions = block.get("Decisions")
+    if not isinstance(decisions, dict):
+        return []
+    parameters = block.get("Parameters")
+    parameters = parameters if isinstance(parameters, dict) else {}
+    rows = []
+    for key, name, switch, tell in _STAGES:
+        found = decisions.get(key)
+        if not isinstance(found, dict):
+            continue
+        reason = "switched off" if parameters.get(switch) is False else found.get("Reason")
+        if reason:
+            state, sentence = "off", _REASONS.get(reason, f"Left out: {reason}.")
+        else:
+            state, sentence = "done" if found.get("Applied") else "left", tell(found)
+        rows.append(_row(name, state, _ANSWERS[state], sentence))
+        ruler = found.get("Ruler")
+        if key == "Contrast" and state == "done" and isinstance(ruler, dict):
+            rows.append(_ruler_row(ruler, decisions))
+    return rows
+
+
+def _row(stage, state, answer, sentence):
+    return {"stage": stage, "state": state, "answer": answer, "sentence": sentence}
+
+
+def _bias(found):
+    spread, usual = _percent(found.get("Spread")), _percent(found.get("UsualSpread"))
+    against = f" (target scans: up to {usual})" if usual else ""
+    if not found.get("Applied"):
+        left = f"the {spread} found are" if spread else "what was found is"
+        return f"No bias field was removed: {left} no more than target scans have{against}."
+    part = _part(found)
+    if part:
+        return (
+            f"A bias field of {spread} was found, hardly more than target scans have{against}: "
+            f"{part} of it was removed."
+        )
+    return f"A bias field of {spread or 'unknown size'} was removed{against}."
+
+
+def _contrast(found):
+    unlikeness, usual = _decimal(found.get("Unlikeness")), _decimal(found.get("UsualUnlikeness"))
+    figures = [f"distance {unlikeness}" if unlikeness else "", "about 1 for a target scan"]
+    figures.append(f"more than {usual} is mapped" if usual else "")
+    against = f" ({', '.join(filter(None, figures))})"
+    if not found.get("Applied"):
+        return f"The contrast was left as it was: it already looks like the target's{against}."
+    part = _part(found)
+    if part:
+        return (
+            f"Intensities were mapped part of the way, {part}, to the target's: their distribution "
+            f"is somewhat unlike it{against}."
+        )
+    return (
+        "Intensities were mapped to the target's by one monotone curve: their distribution was "
+        f"unlike it{against}."
+    )
+
+
+def _ruler_row(ruler, decisions):
+    """How the participant's own contrast was told from the scanner's."""
+    name = "Own contrast"
+    if ruler.get("Reason"):
+        sentence = (
+            "The brain was given the average target histogram; telling the participant's own "
+            "contrast from the scanner's was switched off."
+        )
+        return _row(name, "off", "Off", sentence)
+    weight = _number(ruler.get("Weight")) or 0.0
+    distance, sharpness = _decimal(ruler.get("Distance")), _signed(ruler.get("Sharpness"))
+    named = (("distance", distance), ("sharpness", sharpness))
+    figures = ", ".join(f"{name} {figure}" for name, figure in named if figure)
+    about = f" (texture against target scans': {figures})" if figures else ""
+    if weight > 0:
+        how = "" if weight >= 1 else f", with a weight of {weight:.0%}".replace("%", " %")
+        sentence = (
+            "The scan's texture told the participant's own contrast from the scanner's"
+            f"{how}, and the own was kept{about}."
+        )
+        return _row(name, "done", "Kept", sentence)
+    noise = decisions.get("Noise")
+    noisy = isinstance(noise, dict) and noise.get("Applied")
+    why = "The scan is too noisy for its texture to" if noisy else "The scan's texture could not"
+    sentence = (
+        f"{why} tell the participant's own contrast from the scanner's{about}: the brain was given "
+        "the average target histogram. Look closely where its anatomy is far from average, such "
+        "as large ventricles."
+    )
+    return _row(name, "left", "Not known", sentence)
+
+
+def _noise(found):
+    sigma, usual = _percent(found.get("Sigma")), _percent(found.get("UsualSigma"))
+    of = f"{sigma or 'unknown size'} of the brain's 99th percentile"
+    if not found.get("Applied"):
+        against = f" ({usual} and more is removed)" if usual else ""
+        return f"Noise was left as it was: about {of}, no more than target scans have{against}."
+    against = f" (from {usual} on)" if usual else ""
+    if found.get("Judge") == "gaussian":
+        return (
+            f"Noise of about {of} was removed{against}, by a filter made from the target scans' "
+            "spectrum."
+        )
+    return f"Noise of about {of} was removed by the flow{against}."
+
+
+_STAGES = (
+    ("Bias", "Bias field", "bias", _bias),
+    ("Contrast", "Contrast", "contrast", _contrast),
+    ("Noise", "Noise", "noise", _noise),
+)
+
+
+def _part(found):
+    """Weight of a stage that was applied in part, as text; '' where it was applied in full."""
+    weight = _number(found.get("Weight"))
+    return f"{100 * weight:.0f} %" if weight is not None and 0 < weight < 1 else ""
+
+
+def _number(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _percent(value):
+    number = _number(value)
+    return "" if number is None else f"{100 * number:.1f} %"
+
+
+def _decimal(value):
+    number = _number(value)
+    return "" if number is None else f"{number:.1f}"
+
+
+def _signed(value):
+    number = _number(value)
+    return "" if number is None else f"{number:+.1f} SD".replace("-", "−")

@@ -1,0 +1,91 @@
+"""The steps from a brain on the model's grid to tables and figures, with every method."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bh_bids.evaluation.participant import METRICS, TRACE
+from bh_bids.interfaces.harmonization import Harmonize, Summarize
+from bh_bids.interfaces.reportlets import PlotHarmonization
+from bh_bids.settings import METHODS
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def steps(request, tmp_path_factory, small_model):
+    """Results of the steps on the model's own mean, brighter at the back, in another contrast."""
+    folder = tmp_path_factory.mktemp(request.param)
+    mean = nib.load(small_model / "mean.nii.gz")
+    volume = mean.get_fdata(dtype=np.float32)
+    mask = volume > 0.05
+    field = np.exp(np.linspace(0.4, -0.4, volume.shape[1]))[:, None]
+    for name, array in (("source", 500 * field * volume**0.7), ("mask", mask)):
+        array = np.where(mask, array, 0).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, mean.affine), folder / f"{name}.nii.gz")
+    (folder / "details.json").write_text(json.dumps({"Warnings": [], "Volume_ml": 1400.0}))
+    model = json.loads((small_model / "model.json").read_text())
+
+    def run(interface, **inputs):
+        return interface(**inputs).run(cwd=str(folder)).outputs
+
+    brain = dict(mask=str(folder / "mask.nii.gz"))
+    done = run(
+        Harmonize, in_file=str(folder / "source.nii.gz"), **brain, model=str(small_model),
+        model_sha256="0", method=request.param, device="cpu",
+    )  # fmt: skip
+    brain |= dict(
+        source=str(folder / "source.nii.gz"), harmonized=done.out_file, result=done.result
+    )
+    scan = {"participant_id": "sub-01", "session_id": "n/a", "filename": "sub-01_T1w.nii.gz"}
+    tables = run(Summarize, **brain, details=str(folder / "details.json"), model=model, scan=scan)
+    intensity = {name: model["Intensity"][name] for name in ("Quantiles", "Modes")}
+    return SimpleNamespace(
+        method=request.param,
+        result=json.loads(open(done.result).read()),
+        metrics=table(tables.metrics),
+        trace=table(tables.trace),
+        figures=run(PlotHarmonization, **brain, intensity=intensity),
+    )
+
+
+def table(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def test_tables_have_the_columns_that_their_dictionaries_describe(steps):
+    assert list(steps.trace[0]) == list(TRACE[steps.method])
+    assert list(steps.metrics[0]) == list(METRICS)
+    assert steps.metrics[0]["method"] == steps.method
+
+
+def test_the_trace_is_that_of_the_method(steps):
+    assert [int(row["iteration"]) for row in steps.trace] == list(range(len(steps.trace)))
+    assert len(steps.trace) == int(steps.metrics[0]["iterations"]) + 1
+    for row in steps.trace:
+        assert np.isfinite([float(row[name]) for name in ("ncc", "latent", "bits_per_dim")]).all()
+    if steps.method == "map":
+        assert [row["stage"] for row in steps.trace][:3] == ["source", "field", "contrast"]
+        assert float(steps.trace[0]["ncc"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_what_was_measured_is_in_the_table(steps):
+    row, found = steps.metrics[0], steps.result["decisions"]
+    if steps.method == "paper":
+        assert not found
+        for name in ("bias_field_sd", "contrast_unlikeness", "noise_sigma"):
+            assert row[name] == "n/a"
+        return
+    # A ramp from 0.4 to -0.4 along y.
+    assert float(row["bias_field_sd"]) == pytest.approx(0.2, abs=0.06)
+    assert float(row["bias_field_sd"]) == found["Bias"]["Spread"]
+    assert float(row["contrast_unlikeness"]) == found["Contrast"]["Unlikeness"] > 2
+    assert float(row["noise_sigma"]) == found["Noise"]["Sigma"]
+
+
+def test_the_trace_is_drawn_as_what_it_is(steps):
+    picture = open(steps.figures.trace, encoding="utf-8").read()
+    assert ("after each stage" in picture) == (steps.method == "map")
