@@ -1,13 +1,13 @@
 """How well a model's flow knows the target's brains, against two references, in one run.
 
-    python benchmarks/flow_quality.py DERIVATIVES [--model default] [--paper-minutes 20]
+    python benchmarks/flow_quality.py DERIVATIVES [--model default] [--train-minutes 20]
                                       [--sigmas 0.004 0.02] [--slices N] [--output DIR]
 
 Bits per dimension (8-bit steps, brain voxels alone) of the model's validation participants with
 Gaussian noise of known level, under: the model; a Gaussian with the training slices' mean at each
 position and their low-rank covariance; the same Gaussian given the slice below; and, with
---paper-minutes, the published configuration (4 levels x 7 steps, 96 channels, 3 blocks, batch
-normalisation, no conditions) trained for so many minutes of CPU on crops of the same slices. All
+--train-minutes, the published configuration (4 levels x 7 steps, 96 channels, 3 blocks, batch
+normalisation, no conditions) and the model's own, each trained for so many minutes of CPU. All
 see the same slices with the same noise. It asserts nothing.
 """
 
@@ -29,7 +29,8 @@ from bh_bids.flow.network import TargetFlow
 from bh_bids.flow.slices import find_scans, read_volume
 
 RANK = 128
-CROP, BATCH, RATE = 64, 8, 5e-4
+CROP, BATCH = 64, 8
+PUBLISHED = FlowConfig(levels=4, steps=7, hidden_channels=96, blocks=3, batch_norm=True)
 
 
 def read_group(derivatives, model, group):
@@ -89,7 +90,9 @@ class Gaussian:
         factors = (residuals.T @ vectors) / math.sqrt(len(used))
         # Pixels outside many brains have seen fewer residuals than slices.
         factors *= np.sqrt(len(used) / np.maximum(weights, len(used) / 20))[:, None]
-        variance = np.square(residuals).sum(axis=0) / weights
+        square = np.square(residuals).sum(axis=0)
+        # A pixel that was in few brains, or none, is given something of the average variance.
+        variance = (square + 20 * square.sum() / weights.sum()) / (weights + 20)
         self.factors = factors.astype(np.float64)
         rest = variance - np.square(self.factors).sum(axis=1)
         self.diagonal = np.maximum(rest, 0.2 * variance) + 1e-6
@@ -137,6 +140,19 @@ def flow_nats(flow, mean, volume, k, sigma, rng, everywhere=False):
     ``everywhere`` adds noise to the background too, which an unconditional flow was trained with;
     only the brain's positions are counted.
     """
+    stack, masks, context = _slices_and_context(flow, mean, volume, k, sigma, rng, everywhere)
+    inside = masks[1:, None].float()
+    total = 0.0
+    with torch.inference_mode():
+        for level, (latent, logabsdet) in enumerate(flow._levels(stack[1:, None], context)):
+            normal = -0.5 * (latent.square() + math.log(2 * math.pi)).sum(dim=1)
+            weight = F.avg_pool2d(inside, 2 ** (level + 1))[:, 0]
+            total += float(((normal + logabsdet) * weight).double().sum())
+    return total, int(masks[1].sum())
+
+
+def _slices_and_context(flow, mean, volume, k, sigma, rng, everywhere=False):
+    """Slices k - 1 and k with noise, their masks, and what the flow is told of slice k."""
     x = noisy(volume[:, :, k], sigma, rng)
     low = noisy(volume[:, :, k - 1], sigma, rng)
     mask = volume[:, :, k - 1 : k + 1] > 0
@@ -146,38 +162,42 @@ def flow_nats(flow, mean, volume, k, sigma, rng, everywhere=False):
     masks = torch.from_numpy(np.ascontiguousarray(mask.transpose(2, 0, 1)))
     means = torch.from_numpy(np.ascontiguousarray(mean[:, :, k - 1 : k + 1].transpose(2, 0, 1)))
     context = slice_context(flow.config, stack, [1], mask=masks, mean=means, sigma=sigma)
-    inside = masks[1:, None].float()
-    total = 0.0
-    with torch.inference_mode():
-        for level, (latent, logabsdet) in enumerate(flow._levels(stack[1:, None], context)):
-            normal = -0.5 * (latent.square() + math.log(2 * math.pi)).sum(dim=1)
-            weight = F.avg_pool2d(inside, 2 ** (level + 1))[:, 0]
-            total += float(((normal + logabsdet) * weight).double().sum())
-    return total, int(mask[:, :, 1].sum())
+    return stack, masks, context
 
 
-def train_published(volumes, minutes, sigma):
-    """The published configuration, trained on crops for so many minutes of CPU."""
-    config = FlowConfig(levels=4, steps=7, hidden_channels=96, blocks=3, batch_norm=True)
+def train(config, rate, volumes, mean, minutes, sigma):
+    """A flow trained on crops of the training slices for so many minutes of CPU.
+
+    With the condition "noise" its level is drawn anew for every crop, as ``bh-model train`` does;
+    without, it is ``sigma``, inside and outside the brain.
+    """
     torch.manual_seed(0)
     flow, rng, pairs = TargetFlow(config), np.random.default_rng(0), pairs_of(volumes)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=RATE)
+    low, high = np.log(config.noise_range)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=rate)
     began, steps = time.process_time(), 0
     while (spent := (time.process_time() - began) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * spent))
-        crops = []
-        for index in rng.integers(len(pairs), size=BATCH):
-            image = volumes[pairs[index][0]][:, :, pairs[index][1]]
-            spot = rng.choice(np.flatnonzero(image))
+            group["lr"] = rate * min(1, (steps + 1) / 100) * 0.5 * (1 + math.cos(math.pi * spent))
+        crops, contexts = [], []
+        for index in rng.integers(len(pairs), size=BATCH if not config.conditions else BATCH // 2):
+            volume, k = volumes[pairs[index][0]], pairs[index][1]
+            spot = rng.choice(np.flatnonzero(volume[:, :, k]))
             x, y = (
                 int(np.clip(c - CROP // 2, 0, side - CROP))
-                for c, side in zip(np.unravel_index(spot, image.shape), image.shape, strict=True)
+                for c, side in zip(np.unravel_index(spot, volume.shape[:2]), volume.shape[:2],
+                                   strict=True)
+            )  # fmt: skip
+            crop = np.s_[x : x + CROP, y : y + CROP]
+            level = math.exp(rng.uniform(low, high)) if config.conditions else sigma
+            stack, _, context = _slices_and_context(
+                flow, mean[crop], volume[crop], k, level, rng, everywhere=not config.conditions
             )
-            crops.append(image[x : x + CROP, y : y + CROP])
-        noise = sigma * rng.standard_normal((BATCH, CROP, CROP))
-        batch = torch.from_numpy((np.stack(crops) + noise).astype(np.float32))[:, None]
-        loss = flow.bits_per_dim(batch).mean()
+            crops.append(stack[1:])
+            contexts.append(context)
+        batch = torch.stack(crops)
+        context = torch.cat(contexts) if config.conditions else None
+        loss = -flow.log_prob(batch, context).sum() / flow.dimensions(batch, context).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
@@ -198,12 +218,42 @@ def measure(methods, volumes, number):
     return found
 
 
+def plot_latents(model, volumes, sigma, path, number=24):
+    """Histograms of each level's latents inside held-out brains against the standard normal."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    flow, levels = model.flow, model.config.levels
+    found = [[] for _ in range(levels)]
+    pairs = pairs_of(volumes)
+    for index in np.linspace(0, len(pairs) - 1, number).round().astype(int):
+        v, k = pairs[index]
+        stack, masks, context = _slices_and_context(
+            flow, model.mean, volumes[v], k, sigma, np.random.default_rng([7, v, k])
+        )
+        with torch.inference_mode():
+            for level, (latent, _) in enumerate(flow._levels(stack[1:, None], context)):
+                inside = F.avg_pool2d(masks[1:, None].float(), 2 ** (level + 1))[0, 0] == 1
+                found[level].append(latent[0][:, inside].ravel().numpy())
+    figure = Figure(figsize=(3.2 * levels, 2.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = np.linspace(-5, 5, 101)
+    for level, parts in enumerate(found):
+        z = np.concatenate(parts)
+        axes = figure.add_subplot(1, levels, level + 1)
+        axes.hist(z, grid, density=True, color="#8fb3d9")
+        axes.plot(grid, np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi), color="#333333", lw=1)
+        axes.set_title(f"level {level + 1}: mean {z.mean():.2f}, sd {z.std():.2f}", fontsize=9)
+        axes.set_yticks([])
+    figure.savefig(path, dpi=110)
+
+
 def main():
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("derivatives", type=Path)
     parser.add_argument("--model", default="default")
-    parser.add_argument("--paper-minutes", type=float, default=0)
+    parser.add_argument("--train-minutes", type=float, default=0, help="train two flows as well")
     parser.add_argument("--sigmas", type=float, nargs="+", default=[0.004, 0.02])
     parser.add_argument("--slices", type=int, default=48)
     parser.add_argument("--output", type=Path)
@@ -223,12 +273,16 @@ def main():
             "Gaussian": Gaussian(training, mean, sigma, below=False).nats,
             "Gaussian, given the slice below": Gaussian(training, mean, sigma, below=True).nats,
         }
-        if args.paper_minutes and sigma == args.sigmas[0]:
-            flow, steps = train_published(training, args.paper_minutes, sigma)
-            name = f"published configuration, {args.paper_minutes:g} min, {steps} steps"
-            methods[name] = lambda v, k, rng, f=flow, s=sigma: flow_nats(
-                f, mean, v, k, s, rng, everywhere=True
-            )
+        if args.train_minutes and sigma == args.sigmas[0]:
+            for title, config, rate in (
+                ("published configuration", PUBLISHED, 5e-4),
+                (f"configuration of {model.name}", model.config, 5e-3),
+            ):
+                flow, steps = train(config, rate, training, mean, args.train_minutes, sigma)
+                name = f"{title}, {args.train_minutes:g} min ({steps} steps)"
+                methods[name] = lambda v, k, rng, f=flow, s=sigma: flow_nats(
+                    f, mean, v, k, s, rng, everywhere=not f.config.conditions
+                )
         for name, bits in measure(methods, held_out, args.slices).items():
             rows.setdefault(name, {})[sigma] = bits
             print(f"sigma {sigma:g}  {bits:.3f}  {name}", flush=True)
@@ -240,6 +294,7 @@ def main():
     print("\n".join(lines))
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
+        plot_latents(model, held_out, args.sigmas[0], args.output / "latents.png")
         (args.output / "flow_quality.md").write_text("\n".join(lines) + "\n")
         (args.output / "flow_quality.json").write_text(json.dumps(rows, indent=1))
 
