@@ -1,197 +1,132 @@
-"""Quality and time of harmonization on held-out target scans with simulated gaps.
+"""Quality, time and memory of harmonization on target scans with simulated gaps.
 
-    python benchmarks/harmonization.py DERIVATIVES [--model default] [--participants 01 02 ...]
-                                       [--gaps ...] [--methods ...] [--slices-step N] [--quick]
-                                       [--output DIR]
+    python benchmarks/harmonization.py DERIVATIVES --output DIR [--split tune|test|both]
+        [--gaps ...] [--methods ...] [--seeds 0 1 2] [--participants ...] [--jobs N]
+        [--slices-step N] [--quick] [--again METHOD ...] [--model NAME]
 
 DERIVATIVES holds bh-bids derivatives of the target dataset, in the model's space. The truth is a
-held-out participant's scan in target units; the source is a simulated gap of it, so truth and
-source share their anatomy exactly. Every table has the comparators a flow must beat: the source
-with one gain, and the source with its brain's histogram matched. It asserts nothing.
+participant's scan in target units (for the gaps of anatomy: that scan with another anatomy); the
+source is a simulated gap of it, so truth and source share their anatomy exactly.
+
+Participants are split once. "tune" are those the model was trained and validated on: look at them
+as often as you like. "test" are those it never saw: every run that opens them is written down in
+benchmarks/test_openings.jsonl.
+
+DIR gets harmonization.md (tables), harmonization.json (all records) and one figure per split. A
+run takes up the records that are there: kill it and start it again, or add a method later. The
+benchmark asserts nothing.
 """
 
 import argparse
-import json
-import time
-from dataclasses import replace
+import os
+import sys
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
+# The parts lie beside this file, wherever it is run or imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bh_bids import load_model
-from bh_bids.comparators.histogram import gain_match, histogram_match
-from bh_bids.errors import BHError, InputError
-from bh_bids.evaluation.similarity import psnr, ssim
-from bh_bids.harmonization import harmonize
-from bh_bids.intensity import to_target_units
-from bh_bids.simulation.gaps import GAPS, apply_gap
-
-QUICK_GAPS = ("none", "gamma0.7", "tissue", "bias25", "scanner")
-
-
-class IdentityFlow:
-    """What is left of a method when its flow knows nothing."""
-
-    def __call__(self, x):
-        return x.flatten(1), x.new_zeros(len(x))
-
-    def inverse(self, z, slice_shape):
-        """Slices of latents."""
-        return z.reshape(-1, 1, *slice_shape)
-
-    def to(self, device):
-        """The identity has no place."""
-        return self
-
-
-def flow_method(identity=False, **parameters):
-    """A method of the table that is a call of ``harmonize``."""
-
-    def run(source, mask, model, device):
-        if identity:
-            model = replace(model, flow=IdentityFlow())
-        result = harmonize(source, mask, model, device=device, **parameters)
-        return result.volume / np.float32(result.target_scale)
-
-    return run
-
-
-def quantiles(model):
-    """The target domain's pooled quantiles."""
-    return model.intensity["Quantiles"]
-
-
-METHODS = {
-    "source": lambda source, mask, model, device: to_target_units(source, mask)[0],
-    "gain": lambda source, mask, model, device: gain_match(source, mask, quantiles(model)),
-    "hm": lambda source, mask, model, device: histogram_match(source, mask, quantiles(model)),
-    "paper": flow_method(),
-    "paper-gain": flow_method(start="gain"),
-    "paper-histogram": flow_method(start="histogram"),
-    "paper-identity": flow_method(identity=True),
-}
-
-
-def held_out(model, derivatives, asked):
-    """(label, image, mask) of the scans to test on, none of them trained on."""
-    trained = {str(p).removeprefix("sub-") for p in model.metadata.get("TrainingParticipants", [])}
-    # Those kept for tests took no part at all; those of the validation chose the weights.
-    labels = (
-        asked
-        or model.metadata.get("ExcludedParticipants")
-        or model.metadata.get("ValidationParticipants", [])
-    )
-    labels = sorted({str(p).removeprefix("sub-") for p in labels})
-    for label in set(labels) & trained:
-        print(f"Note: sub-{label} is one of the model's training participants.")
-    found = []
-    for label in labels:
-        ending = f"_space-{model.space}_res-1_desc-preproc_T1w.nii.gz"
-        folder = Path(derivatives) / f"sub-{label}"
-        images = sorted([*folder.glob(f"anat/*{ending}"), *folder.glob(f"ses-*/anat/*{ending}")])
-        if images:
-            mask = images[0].with_name(images[0].name.replace("preproc_T1w", "brain_mask"))
-            found.append((label, images[0], mask))
-    if not found:
-        raise InputError(f"No scan of a held-out participant of the model lies in {derivatives}.")
-    return found
-
-
-def read_truth(image, mask, step):
-    """A scan in target units and its mask, of which every ``step``-th axial slice counts."""
-    inside = np.asarray(nib.load(mask).dataobj) > 0
-    volume = np.asarray(nib.load(image).dataobj, dtype=np.float32)
-    truth, _ = to_target_units(volume, inside)
-    used = np.zeros_like(inside)
-    used[:, :, ::step] = inside[:, :, ::step]
-    return truth, inside, used
-
-
-def measure(scans, model, gaps, methods, *, step, device, seed=0):
-    """One record per scan, gap and method."""
-    records = []
-    for label, image, mask_file in scans:
-        truth, inside, used = read_truth(image, mask_file, step)
-        for gap in gaps:
-            source = truth if gap == "none" else apply_gap(gap, truth, inside, seed=seed)
-            for method in methods:
-                began = time.perf_counter()
-                found = METHODS[method](source, used, model, device)
-                seconds = time.perf_counter() - began
-                thin = (slice(None), slice(None), slice(None, None, step))
-                record = {
-                    "participant": label,
-                    "gap": gap,
-                    "method": method,
-                    "psnr": psnr(truth, found, used),
-                    "ssim": ssim(truth[thin], found[thin], used[thin]),
-                    "seconds": seconds,
-                }
-                records.append(record)
-                print("  ".join(_text(v) for v in record.values()), flush=True)
-    return records
-
-
-def table(records, gaps, methods):
-    """Markdown: mean PSNR / SSIM, and the worst participant's below it in brackets."""
-    lines = ["| gap | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
-    for gap in gaps:
-        cells = []
-        for method in methods:
-            of = [r for r in records if r["gap"] == gap and r["method"] == method]
-            p, s = (np.array([r[k] for r in of]) for k in ("psnr", "ssim"))
-            cells.append(f"{p.mean():.1f} ({p.min():.1f}) / {s.mean():.3f} ({s.min():.3f})")
-        lines.append(f"| {gap} | " + " | ".join(cells) + " |")
-    seconds = [np.mean([r["seconds"] for r in records if r["method"] == m]) for m in methods]
-    lines.append("| seconds per scan | " + " | ".join(f"{s:.1f}" for s in seconds) + " |")
-    return "\n".join(lines)
+QUICK_GAPS = ("none", "gamma0.7", "tissue", "bias25", "scanner", "lesion")
+QUICK_STEP, QUICK_PARTICIPANTS = 8, 2
 
 
 def parser():
     """The command line."""
+    from gapbench.methods import DEFAULT_METHODS, METHODS
+
+    from bh_bids.simulation.cases import CASES
+
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("derivatives", type=Path)
     p.add_argument("--model", default="default")
-    p.add_argument("--participants", nargs="+", help="default: those held out from training")
-    p.add_argument("--gaps", nargs="+", choices=["none", *GAPS])
-    p.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    p.add_argument("--slices-step", type=int, default=1, help="use every N-th axial slice")
-    p.add_argument("--quick", action="store_true", help="fewer gaps, every 8th slice")
+    p.add_argument("--split", choices=("tune", "test", "both"), default="tune")
+    p.add_argument("--participants", nargs="+", help="fewer participants of the split")
+    p.add_argument("--gaps", nargs="+", choices=CASES)
+    p.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(DEFAULT_METHODS))
+    p.add_argument("--seeds", nargs="+", type=int, default=[0])
+    p.add_argument("--slices-step", type=int, help="score every N-th axial slice only")
+    p.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"few gaps, {QUICK_PARTICIPANTS} participants a split, every {QUICK_STEP}th slice",
+    )
+    p.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    p.add_argument("--again", nargs="+", default=[], help="methods to measure anew")
     p.add_argument("--device", default="auto")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--output", type=Path, help="folder for harmonization.md and .json")
+    p.add_argument("--output", type=Path, help="folder for tables, records and figures")
     return p
 
 
-def main():
+def main(arguments=None):
     """Measure, print and write."""
-    args = parser().parse_args()
-    gaps = args.gaps or (QUICK_GAPS if args.quick else ("none", *GAPS))
-    step = 8 if args.quick and args.slices_step == 1 else args.slices_step
+    args = parser().parse_args(arguments)
+    if args.jobs > 1:
+        # Before a library is loaded that reads it; the processes inherit it.
+        os.environ["OMP_NUM_THREADS"] = "1"
+    from gapbench.participants import SPLITS, find_scans
+    from gapbench.run import Setting
+
+    from bh_bids import load_model
+    from bh_bids.errors import BHError
+    from bh_bids.simulation.cases import CASES
+
+    gaps = args.gaps or (QUICK_GAPS if args.quick else CASES)
+    step = args.slices_step or (QUICK_STEP if args.quick else 1)
+    splits = SPLITS if args.split == "both" else (args.split,)
     try:
         model = load_model(args.model)
-        scans = held_out(model, args.derivatives, args.participants)
-        records = measure(
-            scans, model, gaps, args.methods, step=step, device=args.device, seed=args.seed
-        )
+        scans = find_scans(args.derivatives, model, splits, args.participants)
+        if args.quick and not args.participants:
+            scans = [s for split in splits for s in _first(scans, split)]
+        text = run(args, model, scans, gaps, Setting(args.model, args.device, step))
     except BHError as error:
         raise SystemExit(str(error)) from None
-    title = (
-        f"Mean PSNR in dB (worst participant) / mean SSIM (worst) inside the brain; "
-        f"{len(scans)} participants, every {step} axial slice(s), model {model.name} "
-        f"{model.version}."
-    )
-    text = f"{title}\n\n{table(records, gaps, args.methods)}\n"
     print(f"\n{text}")
+
+
+def run(args, model, scans, gaps, setting):
+    """Measure what is missing, write the outputs, and return the tables."""
+    from gapbench import participants, records, run, tables
+    from gapbench.methods import available
+
+    methods, notes = available(args.methods)
+    if any(s.split == "test" for s in scans):
+        participants.log_opening(
+            participants.OPENINGS, model, scans, methods, gaps, args.seeds, setting.step
+        )
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "harmonization.md").write_text(text)
-        (args.output / "harmonization.json").write_text(json.dumps(records, indent=1))
+    kept = records.Records(args.output and args.output / "harmonization.json", args.again)
+    units, keys = run.plan(scans, gaps, methods, args.seeds, model, setting)
+    left = run.missing(units, kept, model, setting)
+    run.measure(left, setting, kept, args.jobs, lambda line: print(line, flush=True))
+    wanted = [kept.get(k) for k in keys if k in kept]
+    notes += [n for n in [records.stale(wanted, records.code_state())] if n]
+    text = [_title(model, args, setting), *notes]
+    for split in dict.fromkeys(s.split for s in scans):
+        of = [r for r in wanted if r["split"] == split]
+        labels = " ".join(s.participant for s in scans if s.split == split)
+        heading = f"## Split {split}: participants {labels}"
+        text.append(tables.report(of, gaps, methods, heading))
+        if args.output and of and tables.REFERENCE in methods and len(methods) > 1:
+            path = args.output / f"harmonization_{split}.png"
+            tables.figure(of, gaps, methods, path, f"{split}: participants {labels}")
+    text = "\n\n".join(text)
+    if args.output:
+        (args.output / "harmonization.md").write_text(text, encoding="utf-8")
+    return text
 
 
-def _text(value):
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _title(model, args, setting):
+    every = "every axial slice" if setting.step == 1 else f"every {setting.step}th axial slice"
+    return (
+        f"Inside the brain, {every}; model {model.name} {model.version} "
+        f"({model.weights_sha256[:12]}), seeds {' '.join(map(str, args.seeds))}; PSNR is at most "
+        "100 dB."
+    )
+
+
+def _first(scans, split):
+    return [s for s in scans if s.split == split][:QUICK_PARTICIPANTS]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,7 @@
-"""harmonize() with a small but real TargetFlow, and the benchmark that measures it."""
+"""harmonize() with a small but real TargetFlow."""
 
-import importlib.util
-import json
-import sys
 from functools import partial
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -87,43 +82,3 @@ def test_parameters_of_the_flow_are_left_alone(small_model, tools):
     harmonize(volume, mask, small_model, iterations=1, device="cpu")
     after = small_model.flow.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
-
-
-def load_benchmark():
-    path = Path(__file__).parents[2] / "benchmarks" / "harmonization.py"
-    if not path.is_file():
-        pytest.skip("benchmarks/ is not part of this installation")
-    spec = importlib.util.spec_from_file_location("bh_benchmark_harmonization", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_benchmark_writes_its_table(small_model, tools, tmp_path, monkeypatch, capsys):
-    derivatives = tmp_path / "derivatives"
-    for seed, label in enumerate(("01", "02", "03")):
-        volume, mask = tools.volume(seed=seed)
-        folder = derivatives / f"sub-{label}" / "anat"
-        folder.mkdir(parents=True)
-        stem = f"sub-{label}_space-MNI152NLin2009aSym_res-1_desc-"
-        for name, array in (("preproc_T1w", volume * 900), ("brain_mask", mask)):
-            image = nib.Nifti1Image(array.astype(np.float32), CONFIG.affine)
-            nib.save(image, folder / f"{stem}{name}.nii.gz")
-    benchmark = load_benchmark()
-    arguments = [
-        "harmonization.py", str(derivatives), "--model", str(tmp_path / "small"), "--gaps", "none",
-        "gamma0.7", "--methods", "source", "hm", "paper-identity", "--slices-step", "2",
-        "--device", "cpu", "--output", str(tmp_path / "out"),
-    ]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", arguments)
-    benchmark.main()
-    table = (tmp_path / "out" / "harmonization.md").read_text()
-    assert table.splitlines()[-1].startswith("| seconds per scan |")
-    assert "| gap | source | hm | paper-identity |" in table and "| gamma0.7 |" in table
-    records = json.loads((tmp_path / "out" / "harmonization.json").read_text())
-    assert {r["participant"] for r in records} == {"03"}
-    assert len(records) == 6
-    assert table in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", [arguments[0], str(tmp_path / "nowhere"), *arguments[2:]])
-    with pytest.raises(SystemExit, match="No scan of a held-out participant"):
-        benchmark.main()

@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/harmonization.py``: quality and time on simulated gaps."""

@@ -1,0 +1,135 @@
+"""The methods of the tables: from a case's source to target units."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bh_bids.comparators.histogram import gain_match, histogram_match
+from bh_bids.comparators.nyul import nyul_match
+from bh_bids.comparators.ssimh import ssimh
+from bh_bids.harmonization import SOLVERS, harmonize
+from bh_bids.intensity import to_target_units
+
+ORACLE_BINS = 2048
+
+
+class IdentityFlow:
+    """What is left of ``paper`` when its flow knows nothing."""
+
+    def __call__(self, x, context=None):
+        return x.flatten(1), x.new_zeros(len(x))
+
+    def inverse(self, z, slice_shape, context=None):
+        """Slices of latents."""
+        return z.reshape(-1, 1, *slice_shape)
+
+    def to(self, device):
+        """The identity has no place."""
+        return self
+
+
+@dataclass(frozen=True)
+class Method:
+    """One column of the tables.
+
+    Attributes
+    ----------
+    run : callable
+        ``run(case, model, device, seed)`` gives a volume in target units.
+    solver : str or None
+        The method of ``harmonize`` it calls.
+    seeded : bool
+        Whether its result depends on the seed.
+    slices_apart : bool
+        It treats slices apart, so that it needs to see only those that are scored.
+    """
+
+    run: Callable
+    solver: str | None = None
+    seeded: bool = False
+    slices_apart: bool = False
+
+
+def _by_quantiles(match):
+    return Method(
+        lambda case, model, device, seed: match(
+            case.source, case.mask, model.intensity["Quantiles"]
+        )
+    )
+
+
+def _after_n4(match):
+    def run(case, model, device, seed):
+        # N4 is a matter of anatomy's dependencies; who does not ask for it does not load them.
+        from bh_bids.anatomy.bias import n4_bias_field
+
+        field = n4_bias_field(case.source, model.config.affine, case.mask)
+        return match(case.source / field, case.mask, model.intensity["Quantiles"])
+
+    return Method(run)
+
+
+def _solver(name, *, identity=False, slices_apart=False, seeded=True, **parameters):
+    def run(case, model, device, seed):
+        if identity:
+            model = replace(model, flow=IdentityFlow())
+        result = harmonize(
+            case.source, case.mask, model, method=name, device=device, seed=seed, **parameters
+        )
+        return result.volume / np.float32(result.target_scale)
+
+    return Method(run, name, seeded, slices_apart)
+
+
+def ceiling_global(case, model=None, device=None, seed=0):
+    """What no map of intensities can beat: the mean of the truth at each source intensity.
+
+    It knows the truth, so it is no method. Bins are quantiles and even steps together (the long
+    tail of bright voxels needs the latter), with straight lines between their means.
+    """
+    source, truth = (v[case.mask].astype(np.float64) for v in (case.source, case.truth))
+    edges = np.union1d(
+        np.quantile(source, np.linspace(0, 1, ORACLE_BINS + 1)),
+        np.linspace(source.min(), source.max(), ORACLE_BINS + 1),
+    )
+    which = np.searchsorted(edges, source, side="right")
+    count = np.bincount(which)
+    used = count > 0
+    x, y = (np.bincount(which, v)[used] / count[used] for v in (source, truth))
+    best = np.zeros(case.mask.shape, np.float32)
+    best[case.mask] = np.interp(source, x, y)
+    return best
+
+
+METHODS = {
+    "source": Method(lambda case, *_: to_target_units(case.source, case.mask)[0]),
+    "gain": _by_quantiles(gain_match),
+    "hm": _by_quantiles(histogram_match),
+    "nyul": _by_quantiles(nyul_match),
+    "ssimh": Method(lambda case, model, *_: ssimh(case.source, case.mask, model.mean)),
+    "n4+hm": _after_n4(histogram_match),
+    "n4+nyul": _after_n4(nyul_match),
+    "paper": _solver("paper", slices_apart=True, seeded=False),
+    "paper-identity": _solver("paper", identity=True, slices_apart=True, seeded=False),
+    "paper-gain": _solver("paper", start="gain", slices_apart=True, seeded=False),
+    "paper-histogram": _solver("paper", start="histogram", slices_apart=True, seeded=False),
+    "map": _solver("map"),
+    "map-nobias": _solver("map", bias=False),
+    "map-nocontrast": _solver("map", contrast=False),
+    "map-noruler": _solver("map", ruler=False),
+    "map-nonoise": _solver("map", noise=False),
+    "map-identity-flow": _solver("map", flow="identity"),
+    "map-gaussian": _solver("map", flow="gaussian"),
+    "ceiling-global": Method(ceiling_global),
+}
+# Other starts of the paper's method were compared once; they are there for who asks.
+DEFAULT_METHODS = tuple(m for m in METHODS if m not in ("paper-gain", "paper-histogram"))
+REFERENCE = "hm"
+
+
+def available(names):
+    """The methods that can run, and notes on those that cannot."""
+    missing = [n for n in names if METHODS[n].solver not in (None, *SOLVERS)]
+    notes = [f"Left out: {n} (there is no solver {METHODS[n].solver!r})." for n in missing]
+    return [n for n in names if n not in missing], notes

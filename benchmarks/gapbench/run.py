@@ -1,0 +1,149 @@
+"""All scans, gaps, seeds and methods: which are missing, and their measurement."""
+
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing import get_context
+from typing import NamedTuple
+
+from bh_bids import load_model
+from bh_bids.errors import BHError
+from bh_bids.simulation.cases import RANDOM_CASES, make_case
+
+from .methods import METHODS
+from .participants import Scan, read_truth
+from .records import code_state
+from .scoring import Scorer, one_thread, run_method
+
+
+class Unit(NamedTuple):
+    """Methods to run on one scan with one gap and one seed."""
+
+    scan: Scan
+    gap: str
+    seed: int
+    methods: tuple
+
+
+class Setting(NamedTuple):
+    """What all units of a run share."""
+
+    model: str
+    device: str
+    step: int
+
+
+def needed_seeds(gap, method, seeds):
+    """Seeds that make a difference: one is enough where nothing is drawn."""
+    drawn = gap in RANDOM_CASES or METHODS[method].seeded
+    return list(seeds) if drawn else list(seeds)[:1]
+
+
+def record_key(model, setting, scan, gap, method, seed):
+    """Key of a record, as in ``records.KEY``."""
+    weights = model.weights_sha256[:12]
+    return (
+        weights, setting.step, setting.device, scan.split, scan.participant, gap, method, seed,
+    )  # fmt: skip
+
+
+def plan(scans, gaps, methods, seeds, model, setting):
+    """Units and keys of everything that a table needs."""
+    units, keys = [], []
+    for scan in scans:
+        for gap in gaps:
+            for seed in seeds:
+                asked = tuple(m for m in methods if seed in needed_seeds(gap, m, seeds))
+                if asked:
+                    units.append(Unit(scan, gap, seed, asked))
+                    keys += [record_key(model, setting, scan, gap, m, seed) for m in asked]
+    return units, keys
+
+
+def missing(units, records, model, setting):
+    """Units with the methods that have no record."""
+    left = []
+    for unit in units:
+        methods = tuple(
+            m
+            for m in unit.methods
+            if record_key(model, setting, unit.scan, unit.gap, m, unit.seed) not in records
+        )
+        if methods:
+            left.append(unit._replace(methods=methods))
+    return left
+
+
+def measure(units, setting, records, jobs=1, tell=print):
+    """Measure units; records are kept after every one."""
+    state = code_state()
+    if jobs == 1:
+        finished = (measure_unit(u, setting, state) for u in units)
+        _collect(finished, len(units), records, tell)
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=one_thread) as pool:
+        futures = [pool.submit(measure_unit, u, setting, state) for u in units]
+        try:
+            _collect((f.result() for f in as_completed(futures)), len(units), records, tell)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _collect(finished, count, records, tell):
+    for i, (found, problems) in enumerate(finished, start=1):
+        records.add(found)
+        for problem in problems:
+            tell(problem)
+        for r in found:
+            tell(
+                f"[{i}/{count}] sub-{r['participant']} {r['gap']} seed {r['seed']} {r['method']}: "
+                f"{r['psnr']:.2f} dB, SSIM {r['ssim']:.4f}, {r['seconds']:.1f} s"
+            )
+
+
+def measure_unit(unit, setting, state):
+    """Records of one unit, and sentences on what could not be measured."""
+    model = _model(setting.model)
+    where = f"sub-{unit.scan.participant} {unit.gap} seed {unit.seed}"
+    try:
+        case = make_case(unit.gap, *_truth(unit.scan), seed=unit.seed)
+        scorer = Scorer(case, setting.step)
+    except BHError as error:
+        return [], [f"Not measured: {where}: {error}"]
+    found, problems = [], []
+    for name in unit.methods:
+        try:
+            result, seconds, memory = run_method(
+                METHODS[name], case, model, setting.device, unit.seed, setting.step
+            )
+        except BHError as error:
+            problems.append(f"Not measured: {where} {name}: {error}")
+            continue
+        found.append(
+            {
+                "model": model.weights_sha256[:12],
+                "step": setting.step,
+                "device": setting.device,
+                "split": unit.scan.split,
+                "participant": unit.scan.participant,
+                "gap": unit.gap,
+                "method": name,
+                "seed": unit.seed,
+                **scorer.score(result),
+                "seconds": seconds,
+                "memory": memory,
+                "code": state,
+            }
+        )
+    return found, problems
+
+
+@lru_cache(maxsize=1)
+def _model(name):
+    return load_model(name)
+
+
+@lru_cache(maxsize=1)
+def _truth(scan):
+    return read_truth(scan)
