@@ -117,10 +117,12 @@ def run(args, model, scans, gaps, setting):
 
 
 def _title(model, args, setting):
+    from gapbench.participants import identity
+
     every = "every axial slice" if setting.step == 1 else f"every {setting.step}th axial slice"
     return (
         f"Inside the brain, {every}; model {model.name} {model.version} "
-        f"({model.weights_sha256[:12]}), seeds {' '.join(map(str, args.seeds))}; PSNR is at most "
+        f"({identity(model)}), seeds {' '.join(map(str, args.seeds))}; PSNR is at most "
         "100 dB."
     )
 

@@ -70,7 +70,7 @@ def _after_n4(match):
     return Method(run)
 
 
-def _solver(name, *, identity=False, slices_apart=False, seeded=True, **parameters):
+def _solver(name, *, identity=False, slices_apart=False, **parameters):
     def run(case, model, device, seed):
         if identity:
             model = replace(model, flow=IdentityFlow())
@@ -79,7 +79,7 @@ def _solver(name, *, identity=False, slices_apart=False, seeded=True, **paramete
         )
         return result.volume / np.float32(result.target_scale)
 
-    return Method(run, name, seeded, slices_apart)
+    return Method(run, name, slices_apart=slices_apart)
 
 
 def ceiling_global(case, model=None, device=None, seed=0):
@@ -110,10 +110,10 @@ METHODS = {
     "ssimh": Method(lambda case, model, *_: ssimh(case.source, case.mask, model.mean)),
     "n4+hm": _after_n4(histogram_match),
     "n4+nyul": _after_n4(nyul_match),
-    "paper": _solver("paper", slices_apart=True, seeded=False),
-    "paper-identity": _solver("paper", identity=True, slices_apart=True, seeded=False),
-    "paper-gain": _solver("paper", start="gain", slices_apart=True, seeded=False),
-    "paper-histogram": _solver("paper", start="histogram", slices_apart=True, seeded=False),
+    "paper": _solver("paper", slices_apart=True),
+    "paper-identity": _solver("paper", identity=True, slices_apart=True),
+    "paper-gain": _solver("paper", start="gain", slices_apart=True),
+    "paper-histogram": _solver("paper", start="histogram", slices_apart=True),
     "map": _solver("map"),
     "map-nobias": _solver("map", bias=False),
     "map-nocontrast": _solver("map", contrast=False),

@@ -25,6 +25,12 @@ class Scan(NamedTuple):
     mask: Path
 
 
+def identity(model):
+    """Prefixes of the model's hashes: its weights, and its calibration where it has one."""
+    calibration = model.metadata.get("CalibrationSHA256") or ""
+    return "-".join(p for p in (model.weights_sha256[:12], calibration[:6]) if p)
+
+
 def split_of(model):
     """Participants by split: the model knows those of "tune", and never saw those of "test"."""
     known = model.metadata
@@ -78,7 +84,7 @@ def log_opening(path, model, scans, methods, gaps, seeds, step):
         "date": datetime.now(timezone.utc).date().isoformat(),
         "model": model.name,
         "version": model.version,
-        "weights": model.weights_sha256[:12],
+        "weights": identity(model),
         "participants": [s.participant for s in scans if s.split == "test"],
         "methods": list(methods),
         "gaps": list(gaps),

@@ -20,7 +20,15 @@ def code_state():
     """Hash of the sources that results depend on."""
     root = Path(bh_bids.__file__).parent
     digest = hashlib.sha256()
-    for part in ("harmonization", "flow", "comparators", "simulation", "evaluation", "anatomy"):
+    for part in (
+        "harmonization",
+        "mapping",
+        "flow",
+        "comparators",
+        "simulation",
+        "evaluation",
+        "anatomy",
+    ):
         for file in sorted((root / part).glob("*.py")):
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]

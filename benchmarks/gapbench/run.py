@@ -10,7 +10,7 @@ from bh_bids.errors import BHError
 from bh_bids.simulation.cases import RANDOM_CASES, make_case
 
 from .methods import METHODS
-from .participants import Scan, read_truth
+from .participants import Scan, identity, read_truth
 from .records import code_state
 from .scoring import Scorer, one_thread, run_method
 
@@ -40,10 +40,8 @@ def needed_seeds(gap, method, seeds):
 
 def record_key(model, setting, scan, gap, method, seed):
     """Key of a record, as in ``records.KEY``."""
-    weights = model.weights_sha256[:12]
-    return (
-        weights, setting.step, setting.device, scan.split, scan.participant, gap, method, seed,
-    )  # fmt: skip
+    shared = (identity(model), setting.step, setting.device)
+    return (*shared, scan.split, scan.participant, gap, method, seed)
 
 
 def plan(scans, gaps, methods, seeds, model, setting):
@@ -122,7 +120,7 @@ def measure_unit(unit, setting, state):
             continue
         found.append(
             {
-                "model": model.weights_sha256[:12],
+                "model": identity(model),
                 "step": setting.step,
                 "device": setting.device,
                 "split": unit.scan.split,
