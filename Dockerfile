@@ -36,7 +36,7 @@ RUN /opt/bh-bids/bin/pip wheel --no-deps --wheel-dir /wheels . \
  && /opt/bh-bids/bin/bh-model verify default
 
 FROM ${BASE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=""
 LABEL org.opencontainers.image.title="bh-bids" \
       org.opencontainers.image.description="BIDS App that harmonizes T1-weighted MR images blindly" \
