@@ -73,6 +73,7 @@ def slices_of_brain(n, shape, seed=0):
 
 def flow_of(config):
     """A TargetFlow with weights of the kind training leaves."""
+    torch.manual_seed(0)
     return randomise(TargetFlow(config), slices_of_brain(2, SHAPE))
 
 
@@ -154,12 +155,9 @@ def volume(options):
         options.config, slice_shape=model.config.slice_shape, slices=model.config.slices
     )
     paper_sized = replace(model, config=config, flow=flow)
-    plain = plain_flow(options.config, SHAPE)
+    plain = plain_flow(options.config, model.config.slice_shape)
     plain.load_state_dict(flow.state_dict())
-
-    candidates = {"`paper`, same network": paper_sized}
-    if not model.config.conditions:
-        candidates["`paper`, default model"] = model
+    candidates = {"`paper`, same network": paper_sized, "`paper`, default model": model}
     brainy, counted = (int(m.any(axis=(0, 1)).sum()) for m in (mask, used))
     results = {}
 
@@ -179,13 +177,16 @@ def volume(options):
     functions |= {name: by(name, candidate) for name, candidate in candidates.items()}
     turns = 1 if options.full else options.repeats
     seconds = interleaved(functions, turns, options.clock, warm_up=False)
-    builds = {
-        name: interleaved({name: partial(FlowEngine.from_flow, m.flow)}, 1, options.clock)[name][0]
-        for name, m in candidates.items()
-    }
-    for name, found in seconds.items():
-        once = builds.get(name, 0.0)
-        seconds[name] = [once + (s - once) * results[name][2] for s in found]
+    # What a volume costs once, whatever its slices: everything but the flow, and the engine.
+    bare = by("bare", replace(paper_sized, flow=IdentityFlow()))
+    once = interleaved({"bare": bare}, 1, options.clock)["bare"][0]
+    del results["bare"]
+    for name, model in candidates.items():
+        build = partial(FlowEngine.from_flow, model.flow)
+        fixed = once + interleaved({name: build}, 1, options.clock)[name][0]
+        seconds[name] = [fixed + (s - fixed) * results[name][2] for s in seconds[name]]
+    name = "published procedure"
+    seconds[name] = [s * results[name][2] for s in seconds[name]]
     rows = []
     for name, (found, iterations, _) in results.items():
         value, ncc = objective(found, source, used, flow)
@@ -208,25 +209,32 @@ def read_scan(scan, model):
 
 
 def run_published(plain, source, used, mean, options):
-    """The published procedure on the slices used; its volume and the number of slices run."""
-    inside = np.argwhere(used)
-    corner = [
-        int(np.clip((low + high - side) // 2, 0, full - side))
-        for low, high, side, full in zip(
-            inside.min(0), inside.max(0), SHAPE, used.shape, strict=False
-        )
-    ]
-    window = tuple(slice(c, c + side) for c, side in zip(corner, SHAPE, strict=True))
+    """The published procedure on whole slices; its volume and the number of slices run."""
     numbers = np.arange(used.shape[2]) if options.full else np.flatnonzero(used.any(axis=(0, 1)))
 
     def stack(array):
-        part = array[(*window, numbers)].transpose(2, 0, 1)[:, None]
+        part = array[:, :, numbers].transpose(2, 0, 1)[:, None]
         return torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
 
     found = harmonize_as_published(plain, stack(source), stack(mean).clamp(0, 1), batch=8)
     result = np.zeros(used.shape, dtype=np.float32)
-    result[(*window, numbers)] = found[:, 0].numpy().transpose(1, 2, 0)
+    result[:, :, numbers] = found[:, 0].numpy().transpose(1, 2, 0)
     return result * used, len(numbers)
+
+
+class IdentityFlow:
+    """What is left of a method's cost without its flow."""
+
+    def __call__(self, x):
+        return x.flatten(1), x.new_zeros(len(x))
+
+    def inverse(self, z, slice_shape):
+        """Slices of latents."""
+        return z.reshape(-1, 1, *slice_shape)
+
+    def to(self, device):
+        """The identity has no place."""
+        return self
 
 
 def objective(found, source, mask, flow):

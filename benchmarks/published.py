@@ -57,13 +57,12 @@ def _step(channels, config):
     )
 
 
-def randomise(flow, slices, seed=0):
+def randomise(flow, slices):
     """Give a TargetFlow weights as training leaves them: they cost what trained ones cost.
 
     Splines bend, channels mix, and one pass over ``slices`` sets ActNorm and batch norm.
     """
     config, rows = flow.config, 3 * flow.config.bins - 1
-    torch.manual_seed(seed)
     flow.train()
     with torch.no_grad():
         for module in flow.modules():
