@@ -1,0 +1,69 @@
+"""What docs/method.md says of the method "map" is what the code does."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from bh_bids.flow.config import FlowConfig
+from bh_bids.harmonization import denoise
+from bh_bids.harmonization import map as module
+from bh_bids.mapping import field, intensity, texture
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
+
+
+@pytest.fixture(scope="module")
+def section():
+    text = PAGE.read_text(encoding="utf-8")
+    return text[text.index("## The method `map`") : text.index("## The problem that `paper`")]
+
+
+def test_parameters_and_defaults(section):
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?(\w+)`? \|", section, re.MULTILINE))
+    defaults = {f.name: str(f.default) for f in fields(module.MapParameters)}
+    assert rows == {n: d.lower() if d in ("True", "False") else d for n, d in defaults.items()}
+
+
+@pytest.mark.parametrize(
+    ("row", "values"),
+    [
+        ("field (`Bias`)", (95, module.FIELD_RAMP)),
+        ("contrast (`Contrast`)", (module.LIKE, module.UNLIKE)),
+        ("noise (`Noise`)", (module.NOISY, module.NOISY)),
+        ("ruler counts less (`Distance`)", (module.NEAR, module.FAR)),
+        ("ruler counts less (`Sharpness`)", (module.SHARP, module.BLURRED)),
+    ],
+)
+def test_thresholds(section, row, values):
+    cells = next(line for line in section.splitlines() if line.startswith(f"| {row}"))
+    found = [float(re.search(r"[\d.]+", cell)[0]) for cell in cells.split("|")[2:4]]
+    assert found == [float(v) for v in values]
+
+
+def test_sizes_named_in_the_text(section):
+    low, high = FlowConfig().noise_range
+    nine = {9: "nine"}[len(denoise.CANDIDATES)]
+    for said in (
+        f"between {intensity.LEVELS} knots",
+        f"sum of {len(field.orders())} products",
+        f"order at most {field.ORDER} together",
+        f"block $B$ of {field.BLOCK:.0f} mm",
+        f"voxels {field.SPACING:.0f} mm apart",
+        f"from {field.ANNEALING[0]} to {field.ANNEALING[-1]} in {len(field.ANNEALING)} steps",
+        f"{texture.RANKS} ranks",
+        f"from {low} to {high}, and told",
+        f"{nine} levels and {denoise.SLICES} slices",
+    ):
+        assert said in " ".join(section.split())
+
+
+def test_links_lead_somewhere():
+    text = PAGE.read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+    for target in re.findall(r"\]\(#([^)]+)\)", text):
+        assert target in anchors
+    for name in re.findall(r"\]\(([\w/]+\.md)", text):
+        assert (PAGE.parent / name).is_file()
