@@ -182,11 +182,20 @@ def plot_trace(trace):
         if stages:
             axes.set_xticks(steps, stages)
             axes.set_xlim(-0.4, len(rows) - 0.6)
+            _widen(axes, 0.02)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 5))
     return figure
+
+
+def _widen(axes, span):
+    """Let the y axis span at least so much: what hardly changed shall look so."""
+    low, high = axes.get_ylim()
+    if high - low < span:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - span / 2, middle + span / 2)
 
 
 def _number(value):

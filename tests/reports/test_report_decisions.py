@@ -137,6 +137,12 @@ def test_the_trace_of_stages_names_them_on_its_axis():
     assert len(plots.plot_trace(TRACE[:1]).axes) == 3
 
 
+def test_what_hardly_changed_looks_as_if_nothing_had():
+    still = [{**row, "ncc": 1 - 1e-7 * k} for k, row in enumerate(TRACE)]
+    low, high = plots.plot_trace(still).axes[2].get_ylim()
+    assert high - low > 0.01 and low < 1 < high
+
+
 @pytest.fixture
 def page(tmp_path):
     """Write a page from a sidecar and a row of metrics."""
