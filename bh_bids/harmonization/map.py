@@ -14,7 +14,14 @@ import torch
 from ..errors import InputError, ModelError
 from ..flow.context import slice_context
 from ..mapping import spectrum
-from ..mapping.field import Lattice, estimate_field, field_spread, log_field
+from ..mapping.field import (
+    WHOLE,
+    Lattice,
+    estimate_field,
+    field_spread,
+    log_field,
+    regional_shift,
+)
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
 from ..mapping.texture import texture_profile
@@ -26,6 +33,8 @@ from .solvers import Solution, check_number
 FLOWS = ("model", "gaussian", "identity")
 # A field is applied from the spread that 95 % of target scans stay below, in full this much above.
 FIELD_RAMP = 0.010
+# What is added to the usual spread where all of the brain is missing, in proportion.
+MISSING = 0.05
 # Noise of this level and more is taken away; the texture ruler trusts no noisier scan.
 NOISY = 0.012
 # Unlikeness (about 1 for a target scan) up to which the contrast is left as it is, and from which
@@ -135,9 +144,18 @@ class _Run:
             )
         self.problem, self.parameters, self.calibration = problem, parameters, model.calibration
         self.coefficients, self.intensity_map, self.sigma = None, None, None
-        self.decisions, self.guards, self.trace = {}, [], []
+        self.guards, self.trace = [], []
         self.box = SliceBox(problem.mask, model.config.side_multiple)
         self.mask, self.mean = self._stack(problem.mask), self._stack(model.mean)
+        self.lattice = Lattice(problem.source.shape, model.config.voxel_size)
+        self.shift, self.coverage = regional_shift(
+            self.lattice(problem.source) > 0,
+            self.lattice,
+            model.calibration.histograms,
+            len(model.calibration.null_spread),
+        )
+        self.quantiles = np.maximum.accumulate(model.calibration.quantiles + self.shift)
+        self.decisions = {"Coverage": round(self.coverage, 3)}
         self.flow = parameters.flow
         if self.flow == "model" and not {"mask", "noise"} <= set(model.config.conditions):
             self.flow = "gaussian"
@@ -160,12 +178,14 @@ class _Run:
         if not self.parameters.bias:
             self.decisions["Bias"] = {"Applied": False, "Reason": "switched off"}
             return source
-        lattice = Lattice(source.shape, self.problem.model.config.voxel_size)
-        values = lattice(source)
-        found = estimate_field(values, lattice, calibration.histograms, calibration.quantiles)
+        lattice, values = self.lattice, self.lattice(source)
+        found = estimate_field(values, lattice, calibration.histograms, self.quantiles)
         found = found - calibration.null_field
         spread = field_spread(found, lattice, values > 0) if (values > 0).any() else 0.0
         usual = float(np.quantile(calibration.null_spread, 0.95))
+        if self.coverage < WHOLE:
+            # What is found on whole target scans says less of a part of one.
+            usual += MISSING * (1 - self.coverage)
         weight = _ramp(spread, usual, usual + FIELD_RAMP)
         self.decisions["Bias"] = {
             "Applied": weight > 0,
@@ -184,11 +204,11 @@ class _Run:
         """Bring the brain's quantiles to those that the target would have given it."""
         mask, calibration = self.problem.mask, self.calibration
         own = brain_quantiles(flat[mask])
-        matched_map = map_between(own, calibration.quantiles)
+        matched_map = map_between(own, self.quantiles)
         matched = np.where(mask, matched_map(flat), 0)
         self._judge_noise(matched)
         scale = float(np.quantile(flat[mask], 0.99))
-        unlikeness = calibration.unlikeness(own / scale)
+        unlikeness = calibration.unlikeness(own / scale - self.shift)
         weight = _ramp(unlikeness, LIKE, UNLIKE) if self.parameters.contrast else 0.0
         expected, ruler = self._expected_quantiles(matched)
         self.decisions["Contrast"] = {
@@ -218,8 +238,8 @@ class _Run:
         """Quantiles the target would have given this brain, and how they were told."""
         calibration, ruler = self.calibration, self.calibration.ruler
         if not self.parameters.ruler:
-            return calibration.quantiles, {"Weight": 0.0, "Reason": "switched off"}
-        profile, sharpness = texture_profile(matched, self.problem.mask, calibration.quantiles)
+            return self.quantiles, {"Weight": 0.0, "Reason": "switched off"}
+        profile, sharpness = texture_profile(matched, self.problem.mask, self.quantiles)
         mean, deviation = calibration.sharpness
         unsharp = abs(sharpness - mean) / deviation
         distance = ruler.distance(profile)
@@ -228,7 +248,7 @@ class _Run:
             weight = 0.0
         if calibration.ruler_gain <= 0:
             weight = 0.0
-        expected = calibration.quantiles + weight * ruler.predict(profile)
+        expected = self.quantiles + weight * ruler.predict(profile)
         account = {
             "Weight": round(float(weight), 4),
             "Distance": round(distance, 3),
