@@ -66,8 +66,10 @@ class FlowEngine:
         self._tf32 = tf32
         self._chunk = CHUNK_VALUES // config.hidden_channels if on_cpu else None
         self._graphs = GraphCache() if graphs and self.device.type == "cuda" else None
-        tools = Tools(config, self.device, dtype, winograd=winograd, compile=compile)
-        self._stages = [Stage(level, tools) for level in levels]
+        # Weights made in inference mode could not be differentiated through later.
+        with torch.inference_mode(False), torch.no_grad():
+            tools = Tools(config, self.device, dtype, winograd=winograd, compile=compile)
+            self._stages = [Stage(level, tools) for level in levels]
 
     @classmethod
     def from_flow(cls, flow, **options):
@@ -104,7 +106,9 @@ class FlowEngine:
         ModelError
             If the tensors are not those that ``config`` asks for.
         """
-        return cls(fold(state, config), config, device=device, dtype=dtype, **options)
+        with torch.inference_mode(False), torch.no_grad():
+            levels = fold(state, config)
+        return cls(levels, config, device=device, dtype=dtype, **options)
 
     def __call__(self, x, context=None, logabsdet=True):
         """Latents of slices.
@@ -259,8 +263,9 @@ class FlowEngine:
     def _run(self, name, function, *tensors):
         if self.device.type != "cuda":
             return function(*tensors)
+        # No trials for the fastest algorithm: another run must give the same bytes.
         with torch.backends.cudnn.flags(
-            enabled=True, benchmark=True, deterministic=False, allow_tf32=self._tf32
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=self._tf32
         ):
             if self._graphs is None:
                 return function(*tensors)

@@ -49,7 +49,9 @@ class GraphCache:
 
 def _record(function, tensors):
     """A replayable recording, or None where the function cannot be recorded."""
-    inputs = [None if t is None else t.clone() for t in tensors]
+    # Made in inference mode they could not be written to outside it.
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = [None if t is None else t.clone() for t in tensors]
     graph = torch.cuda.CUDAGraph()
     try:
         side = torch.cuda.Stream()

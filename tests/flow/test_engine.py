@@ -13,7 +13,7 @@ from nflows.utils import create_mid_split_binary_mask
 from torch.nn import functional as F
 
 from bh_bids.errors import InputError, ModelError
-from bh_bids.flow import stages
+from bh_bids.flow import graphs, stages
 from bh_bids.flow.config import FlowConfig
 from bh_bids.flow.engine import CHUNK_VALUES, FlowEngine
 from bh_bids.flow.network import CENTRE, TargetFlow
@@ -351,3 +351,42 @@ def test_cuda_equals_the_cpu_eager_and_replayed(tf32, tolerance):
         for _ in range(4):
             returned = engine.inverse(z, (48, 64), context.cuda())
         assert (returned.cpu() - x).abs().mean() < 1e-4 + tolerance / 10
+
+
+def test_graphs_are_recorded_once_a_shape_comes_again(monkeypatch):
+    calls, replays = [], []
+
+    def record(function, tensors):
+        def replay(given):
+            replays.append(given)
+            return function(*given)
+
+        return replay if tensors[0].shape[0] < 9 else None
+
+    def double(x, nothing):
+        calls.append(len(x))
+        return [2 * x, nothing]
+
+    monkeypatch.setattr(graphs, "_record", record)
+    cache = graphs.GraphCache(size=2)
+    for k in range(5):
+        found = cache.run("double", double, torch.full((3,), float(k)), None)
+        assert torch.equal(found[0], torch.full((3,), 2.0 * k)) and found[1] is None
+    assert len(replays) == 5 - graphs.WARM_UP
+    for n in (9, 4, 5):
+        for _ in range(4):
+            cache.run("double", double, torch.zeros(n), None)
+    # The second shape cannot be recorded, and there is no room for a third.
+    assert len(replays) == 5 - graphs.WARM_UP and len(calls) == 5 + 12
+    cache.run("double", double, torch.zeros(3, requires_grad=True), None)
+    assert len(replays) == 5 - graphs.WARM_UP
+
+
+def test_built_in_inference_mode_it_still_differentiates():
+    config = small()
+    flow = trained_like(config, (32, 40))
+    with torch.inference_mode():
+        engine = FlowEngine.from_flow(flow)
+    x = brains(1, (16, 24)).requires_grad_()
+    engine.log_prob(x).sum().backward()
+    assert x.grad.abs().max() > 0
