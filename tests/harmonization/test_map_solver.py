@@ -1,0 +1,400 @@
+"""The method "map" on a small target domain: what it leaves alone, undoes, records and refuses."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from bh_bids.errors import InputError, ModelError
+from bh_bids.evaluation.similarity import psnr
+from bh_bids.flow.config import FlowConfig
+from bh_bids.flow.network import TargetFlow
+from bh_bids.harmonization import harmonize
+from bh_bids.harmonization import map as module
+from bh_bids.harmonization.denoise import FlowDenoiser
+from bh_bids.harmonization.slices import SliceBox
+from bh_bids.mapping.calibration import calibrate
+from bh_bids.mapping.field import Lattice, field_spread, log_field, orders
+from bh_bids.mapping.intensity import SHARES, brain_quantiles, map_between
+from bh_bids.mapping.texture import texture_profile
+
+SHAPE, SCALE = (36, 44, 36), 1000.0
+MASK = sum(a**2 for a in np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")) < 0.8
+ALL = ("mask", "previous", "mean", "noise")
+
+
+def make_scan(seed):
+    """One participant in target units: shared and own anatomy, own contrast."""
+    rng = np.random.default_rng(seed)
+
+    def smooth(key, width):
+        noise = gaussian_filter(np.random.default_rng(key).normal(size=SHAPE), width)
+        return noise / noise.std()
+
+    anatomy = 0.9 * smooth(0, 3.0) + 0.5 * smooth(100 + seed, 2.0)
+    level = 0.3 + rng.normal(0.28, 0.015) / (1 + np.exp(-(anatomy + 0.7) / 0.15))
+    level += rng.normal(0.27, 0.015) / (1 + np.exp(-(anatomy - 0.4) / 0.15))
+    volume = np.where(MASK, level + 0.004 * rng.normal(size=SHAPE), 0)
+    return (volume / np.quantile(volume[MASK], 0.99)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def domain():
+    scans = [make_scan(seed) for seed in range(10)]
+    mean = np.mean(scans, axis=0)
+    calibration = calibrate(lambda: iter(scans), mean, (4.0, 4.0, 4.0))
+    return SimpleNamespace(scans=scans, mean=mean, calibration=calibration)
+
+
+def make_model(domain, conditions=ALL, **changes):
+    config = FlowConfig(
+        levels=2, steps=1, hidden_channels=4, blocks=1, bins=4, conditions=conditions,
+        slice_shape=SHAPE[:2], slices=SHAPE[2], voxel_size=(4.0, 4.0, 4.0),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        flow = TargetFlow(config)
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model = SimpleNamespace(
+        name="small",
+        space=config.space,
+        config=config,
+        flow=flow.eval().requires_grad_(False),
+        mean=domain.mean,
+        intensity={"TargetScale": SCALE},
+        calibration=replace(domain.calibration, **changes),
+    )
+    model.to = lambda device: model
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(domain):
+    torch.set_num_threads(1)
+    return make_model(domain)
+
+
+def solve(volume, model, **parameters):
+    return harmonize(volume, MASK, model, method="map", device="cpu", **parameters)
+
+
+def a_field(spread=0.15, seed=0):
+    lattice = Lattice(SHAPE, (4.0, 4.0, 4.0))
+    rng = np.random.default_rng(seed)
+    field = np.array([rng.normal() / sum(o) ** 1.5 for o in orders()])
+    return log_field(field * (spread / field_spread(field, lattice, lattice(MASK))), SHAPE)
+
+
+def noisy(volume, sigma, seed=0):
+    noise = sigma * np.random.default_rng(seed).normal(size=SHAPE)
+    return np.where(MASK, np.maximum(volume + noise, 0), 0).astype(np.float32)
+
+
+@pytest.fixture
+def set_noise(monkeypatch):
+    """Make the flow find a given level of noise."""
+
+    def setter(sigma):
+        monkeypatch.setattr(FlowDenoiser, "noise_level", lambda self, stack: sigma)
+
+    return setter
+
+
+# What is like the target's stays as it is.
+
+
+def test_target_scans_are_left_as_they_are(domain, model):
+    usual = np.quantile(domain.calibration.null_spread, 0.95)
+    like = [k for k in range(10) if domain.calibration.null_spread[k] <= usual]
+    assert len(like) == 9
+    for k in like[:4]:
+        result = solve(321.0 * domain.scans[k], model, flow="gaussian")
+        assert [result.decisions[s]["Applied"] for s in ("Bias", "Contrast", "Noise")] == [
+            False
+        ] * 3
+        assert result.mapping.coefficients is None
+        np.testing.assert_allclose(result.volume, SCALE * domain.scans[k], atol=1e-5 * SCALE)
+    scan = make_scan(21)
+    result = solve(scan, model, flow="gaussian")
+    assert psnr(scan, result.volume / SCALE, MASK) > 40
+
+
+def test_gain_of_the_source_does_not_matter(model):
+    source = noisy(make_scan(22) ** 0.7 * np.exp(a_field()), 0.01)
+    one, shifted, other = (solve(k * source, model) for k in (1.0, 4096.0, 1234.5))
+    assert one.decisions["Bias"]["Applied"] and one.decisions["Contrast"]["Applied"]
+    assert shifted.volume.tobytes() == one.volume.tobytes()
+    assert shifted.decisions == one.decisions
+    np.testing.assert_allclose(other.volume, one.volume, atol=2e-4 * SCALE)
+    assert other.decisions["Noise"] == one.decisions["Noise"]
+
+
+def test_same_input_same_bytes_whatever_the_batches(model, set_noise):
+    set_noise(0.02)
+    source = noisy(make_scan(23) ** 1.4 * np.exp(a_field()), 0.02)
+    first, second, apart = (solve(source, model, batch_slices=k) for k in (8, 8, 3))
+    assert first.volume.tobytes() == second.volume.tobytes()
+    assert first.trace == second.trace and first.decisions == second.decisions
+    np.testing.assert_allclose(apart.volume, first.volume, atol=1e-4 * SCALE)
+
+
+def test_stages_and_decisions_are_told(model, set_noise):
+    set_noise(0.02)
+    told = []
+    source = noisy(make_scan(24) ** 0.6 * np.exp(a_field()), 0.02)
+    result = solve(source, model, progress=lambda *record: told.append(record))
+    assert [r["stage"] for r in result.trace] == ["source", "field", "contrast", "noise"]
+    assert all(np.isfinite([r["ncc"], r["latent"], r["bits_per_dim"]]).all() for r in result.trace)
+    assert result.iterations == 3 and result.converged
+    assert any("slices" in record for _, _, record in told)
+    again = json.loads(json.dumps(result.decisions))
+    assert set(again) == {"Bias", "Contrast", "Noise"}
+    assert again["Noise"] == {"Applied": True, "Sigma": 0.02, "Judge": "model"}
+    assert again["Bias"]["Spread"] > again["Bias"]["UsualSpread"] > 0
+    assert again["Contrast"]["Unlikeness"] > 2.3
+    assert set(again["Contrast"]["Ruler"]) == {"Weight", "Distance", "Sharpness"}
+
+
+# What the mapping is.
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_without_denoising_the_result_is_the_mapping(model, bias):
+    source = make_scan(25) ** 0.7 * np.exp(a_field())
+    result = solve(source, model, noise=False, bias=bias)
+    assert (result.mapping.coefficients is not None) == bias
+    mapped = result.mapping(result.scaled_source, result.mapping.log_field())
+    np.testing.assert_allclose(result.volume / SCALE, np.where(MASK, mapped, 0), atol=1e-6)
+    assert not result.volume[~MASK].any() and (result.volume >= 0).all()
+
+
+def test_without_the_ruler_it_is_a_histogram_match(domain, model):
+    source = make_scan(26) ** 0.6
+    result = solve(source, model, ruler=False, bias=False, noise=False)
+    assert result.decisions["Contrast"]["Weight"] == 1
+    assert result.decisions["Contrast"]["Ruler"]["Reason"] == "switched off"
+    found = np.quantile(result.volume[MASK] / SCALE, SHARES)
+    np.testing.assert_allclose(found, domain.calibration.quantiles, atol=2e-3)
+
+
+def test_the_ruler_moves_the_quantiles_as_it_predicts(domain):
+    model = make_model(
+        domain,
+        ruler_gain=np.asarray(0.5),
+        ruler_weights=4 * domain.calibration.ruler_weights,
+        sharpness=domain.calibration.sharpness * [1, 20],
+    )
+    source = make_scan(27) ** 0.6
+    result = solve(source, model, ruler=True, bias=False, noise=False)
+    assert result.decisions["Contrast"]["Ruler"]["Weight"] == 1
+    pooled = domain.calibration.quantiles
+    matched = np.where(MASK, map_between(brain_quantiles(source[MASK]), pooled)(source), 0)
+    change = model.calibration.ruler.predict(texture_profile(matched, MASK, pooled)[0])
+    assert np.abs(change).max() > 0.005
+    found = np.quantile(result.volume[MASK] / SCALE, SHARES)
+    np.testing.assert_allclose(found, np.maximum.accumulate(pooled + change), atol=2e-3)
+
+
+def test_a_field_is_taken_away(model):
+    truth = make_scan(28)
+    source = truth * np.exp(a_field())
+    found, without = (solve(source, model, bias=b, noise=False).volume for b in (True, False))
+    gain = psnr(truth, found / SCALE, MASK) - psnr(truth, without / SCALE, MASK)
+    assert gain > 6
+
+
+@pytest.mark.parametrize("exponent", [0.7, 1.4])
+def test_a_change_of_contrast_is_undone(model, exponent):
+    truth = make_scan(29)
+    result = solve(truth**exponent, model, bias=False, noise=False)
+    assert psnr(truth, result.volume / SCALE, MASK) > psnr(truth, truth**exponent, MASK) + 6
+
+
+def test_noise_is_taken_away_by_the_gaussian(model):
+    truth = make_scan(30)
+    source = noisy(truth, 0.034)
+    clean, kept = (
+        solve(source, model, flow="gaussian", bias=False, noise=b) for b in (True, False)
+    )
+    assert clean.decisions["Noise"]["Applied"]
+    assert clean.decisions["Noise"]["Sigma"] == pytest.approx(0.034, abs=0.01)
+    assert "noise" not in {r["stage"] for r in kept.trace}
+    assert kept.decisions["Noise"] == {"Applied": False, "Reason": "switched off"}
+    assert psnr(truth, clean.volume / SCALE, MASK) > psnr(truth, kept.volume / SCALE, MASK) + 1
+
+
+def test_noise_is_taken_away_by_the_flow(domain, model, set_noise):
+    """By its denoiser, of the mapped; and then the brain has the expected histogram again."""
+    set_noise(0.02)
+    source = noisy(make_scan(31) ** 0.6, 0.02)
+    result = solve(source, model, bias=False)
+    assert result.decisions["Noise"] == {"Applied": True, "Sigma": 0.02, "Judge": "model"}
+    assert result.decisions["Contrast"]["Ruler"]["Weight"] == 0
+    mapped = np.where(MASK, result.mapping(result.scaled_source), 0).astype(np.float32)
+    box = SliceBox(MASK, model.config.side_multiple)
+    mask, mean, stack = (
+        torch.from_numpy(box.extract(v.astype(np.float32))) for v in (MASK, domain.mean, mapped)
+    )
+    cleaned, _ = FlowDenoiser(model.flow, box, mask, mean).clean(stack, 0.02)
+    cleaned = box.insert(cleaned.numpy())
+    expected = map_between(brain_quantiles(cleaned[MASK]), domain.calibration.quantiles)(cleaned)
+    np.testing.assert_allclose(result.volume[MASK] / SCALE, expected[MASK], atol=1e-5)
+    assert np.abs(expected - mapped)[MASK].mean() > 1e-4
+
+
+def test_slices_that_stay_noisy_are_named(model, set_noise, monkeypatch):
+    set_noise(0.02)
+    monkeypatch.setattr(FlowDenoiser, "clean", lambda self, stack, sigma, report: (stack, 3))
+    result = solve(make_scan(32), model)
+    assert any("could not denoise 3 slices" in g for g in result.guards)
+
+
+# Gates at their thresholds.
+
+
+def test_ramp():
+    values = {1.0: 0, 1.8: 0, 2.05: 0.5, 2.3: 1, 9.0: 1}
+    for value, expected in values.items():
+        assert module._ramp(value, 1.8, 2.3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("short", "weight"), [(-1e-4, 0), (0.5, 0.5), (1.01, 1)])
+def test_the_fields_gate_opens_with_its_spread(domain, short, weight):
+    source = make_scan(33) * np.exp(a_field(0.1))
+    full = solve(source, make_model(domain), noise=False)
+    assert full.decisions["Bias"]["Weight"] == 1
+    spread = field_spread(full.mapping.coefficients, *_inside())
+    usual = np.full(10, spread - short * module.FIELD_RAMP)
+    result = solve(source, make_model(domain, null_spread=usual), noise=False)
+    decision = result.decisions["Bias"]
+    assert decision["Weight"] == pytest.approx(weight, abs=1e-3)
+    assert decision["Applied"] == (weight > 0)
+    assert decision["Spread"] == pytest.approx(spread, abs=1e-4)
+    assert decision["UsualSpread"] == pytest.approx(usual[0], abs=1e-4)
+    if weight:
+        np.testing.assert_allclose(
+            result.mapping.coefficients, weight * full.mapping.coefficients, atol=1e-3
+        )
+    else:
+        assert result.mapping.coefficients is None
+
+
+def _inside():
+    lattice = Lattice(SHAPE, (4.0, 4.0, 4.0))
+    return lattice, lattice(MASK)
+
+
+@pytest.mark.parametrize(
+    ("unlikeness", "weight"), [(1.79, 0), (1.81, 0.02), (2.05, 0.5), (2.29, 0.98), (2.31, 1)]
+)
+def test_the_contrasts_gate_opens_with_unlikeness(domain, unlikeness, weight):
+    source, calibration = make_scan(34) ** 0.7, domain.calibration
+    source /= np.quantile(source[MASK], 0.99)
+    own = brain_quantiles(source[MASK])
+    factor = calibration.unlikeness(own) / unlikeness
+    model = make_model(
+        domain, mode_sd=factor * calibration.mode_sd, rest_sd=factor * calibration.rest_sd
+    )
+    result = solve(source, model, bias=False, noise=False, ruler=False)
+    decision = result.decisions["Contrast"]
+    assert decision["Unlikeness"] == pytest.approx(unlikeness, abs=2e-3)
+    assert decision["Weight"] == pytest.approx(weight, abs=5e-3)
+    assert decision["Applied"] == (weight > 0)
+    expected = weight * calibration.quantiles + (1 - weight) * own
+    np.testing.assert_allclose(result.mapping(own), expected, atol=3e-3)
+
+
+@pytest.mark.parametrize(("sigma", "applied"), [(0.0119, False), (0.012, True)])
+def test_noises_gate_opens_at_its_level(model, set_noise, sigma, applied):
+    set_noise(sigma)
+    result = solve(make_scan(35) ** 0.6, model, bias=False)
+    assert result.decisions["Noise"]["Applied"] == applied
+    assert ("noise" in {r["stage"] for r in result.trace}) == applied
+    if applied:
+        assert result.decisions["Contrast"]["Ruler"]["Weight"] == 0
+
+
+def test_the_ruler_is_trusted_only_where_it_knows_the_texture(domain):
+    calibration = domain.calibration
+    source = make_scan(36) ** 0.7
+    trusted = {"ruler_gain": np.asarray(0.5), "sharpness": calibration.sharpness * [1, 20]}
+
+    def ruler(**changes):
+        model = make_model(domain, **{**trusted, **changes})
+        return solve(source, model, ruler=True, bias=False, noise=False).decisions["Contrast"][
+            "Ruler"
+        ]
+
+    near = ruler()
+    assert near["Weight"] == 1 and near["Distance"] < 2
+    for distance, weight in ((1.99, 1), (2.5, 0.5), (3.01, 0)):
+        scale = calibration.ruler_scale * (near["Distance"] / distance)
+        found = ruler(ruler_scale=scale)
+        assert found["Distance"] == pytest.approx(distance, abs=0.01)
+        assert found["Weight"] == pytest.approx(weight, abs=0.02)
+    mean, deviation = trusted["sharpness"]
+    level = mean + near["Sharpness"] * deviation
+    for away, weight in ((2.9, 1), (4.0, 0.5), (5.1, 0)):
+        found = ruler(sharpness=np.array([level + away, 1.0]))
+        assert found["Sharpness"] == pytest.approx(-away, abs=0.01)
+        assert found["Weight"] == pytest.approx(weight, abs=0.02)
+    assert ruler(ruler_gain=np.asarray(0.0))["Weight"] == 0
+
+
+# Switches, and what is refused.
+
+
+def test_switches_switch_off(model):
+    source = noisy(make_scan(37) ** 0.6 * np.exp(a_field()), 0.034)
+    result = solve(source, model, bias=False, contrast=False, noise=False)
+    assert result.decisions["Bias"] == {"Applied": False, "Reason": "switched off"}
+    assert not result.decisions["Contrast"]["Applied"]
+    assert result.decisions["Noise"] == {"Applied": False, "Reason": "switched off"}
+    np.testing.assert_allclose(result.volume / SCALE, result.scaled_source, atol=1e-5)
+    result = solve(source, model, flow="identity")
+    assert result.decisions["Noise"] == {"Applied": False, "Reason": "no flow"}
+    assert result.decisions["Bias"]["Applied"] and result.decisions["Contrast"]["Applied"]
+
+
+@pytest.mark.parametrize("conditions", [(), ("mask", "mean")])
+def test_a_flow_that_knows_no_noise_is_replaced_and_that_is_said(domain, conditions):
+    result = solve(make_scan(38), make_model(domain, conditions), bias=False)
+    assert any("Gaussian took its place" in g for g in result.guards)
+    assert result.decisions["Noise"]["Judge"] == "gaussian"
+
+
+def test_a_model_without_constants_is_refused(domain):
+    model = make_model(domain)
+    model.calibration = None
+    with pytest.raises(ModelError, match="'small' lacks the constants.*bh-model calibrate.*paper"):
+        solve(make_scan(39), model)
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ({"bias": 1}, "bias must be true or false"),
+        ({"ruler": "yes"}, "ruler must be true or false"),
+        ({"flow": "wave"}, "one of model, gaussian, identity, not 'wave'"),
+        ({"batch_slices": 0}, "batch_slices must be an integer"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(model, bad, sentence):
+    with pytest.raises(InputError, match=sentence):
+        solve(make_scan(40), model, **bad)
+
+
+def test_odd_brains_pass(domain, model):
+    """A constant one, and one of which little is in view."""
+    result = solve(np.where(MASK, 0.7, 0), model, flow="gaussian")
+    assert np.isfinite(result.volume).all()
+    part = MASK.copy()
+    part[:, :, 6:] = False
+    result = harmonize(make_scan(41), part, model, method="map", device="cpu", noise=False)
+    assert np.isfinite(result.volume).all() and not result.volume[~part].any()
