@@ -60,7 +60,9 @@ class MapParameters:
         Map intensities where their distribution is unlike the target's.
     ruler : bool
         Let the texture tell the participant's own contrast from the scanner's; without, the map
-        is a histogram match.
+        is a histogram match. On the packaged model's target it gains 4 dB on average over the
+        scans it was learned from, each left out in turn, but takes up to 10 dB from a participant
+        whose histogram is close to the average, and lost 1 dB on test participants: off.
     noise : bool
         Estimate the noise, and take it away where it is beyond the target's.
     flow : {"model", "gaussian", "identity"}
@@ -77,7 +79,7 @@ class MapParameters:
 
     bias: bool = True
     contrast: bool = True
-    ruler: bool = True
+    ruler: bool = False
     noise: bool = True
     flow: str = "model"
     batch_slices: int = 8

@@ -148,13 +148,13 @@ def test_stages_and_decisions_are_told(model, set_noise):
     set_noise(0.02)
     told = []
     source = noisy(make_scan(24) ** 0.6 * np.exp(a_field()), 0.02)
-    result = solve(source, model, progress=lambda *record: told.append(record))
+    result = solve(source, model, ruler=True, progress=lambda *record: told.append(record))
     assert [r["stage"] for r in result.trace] == ["source", "field", "contrast", "noise"]
     assert all(np.isfinite([r["ncc"], r["latent"], r["bits_per_dim"]]).all() for r in result.trace)
     assert result.iterations == 3 and result.converged
     assert any("slices" in record for _, _, record in told)
     again = json.loads(json.dumps(result.decisions))
-    assert set(again) == {"Bias", "Contrast", "Noise"}
+    assert set(again) == {"Bias", "Contrast", "Coverage", "Noise"}
     assert again["Noise"] == {"Applied": True, "Sigma": 0.02, "Judge": "model"}
     assert again["Bias"]["Spread"] > again["Bias"]["UsualSpread"] > 0
     assert again["Contrast"]["Unlikeness"] > 2.3
