@@ -3,6 +3,7 @@
     python benchmarks/harmonization.py DERIVATIVES --output DIR [--split tune|test|both]
         [--gaps ...] [--methods ...] [--seeds 0 1 2] [--participants ...] [--jobs N]
         [--slices-step N] [--quick] [--again METHOD ...] [--model NAME]
+    python benchmarks/harmonization.py DERIVATIVES --heads LABEL_MAPS --model MODEL [...]
 
 DERIVATIVES holds bh-bids derivatives of the target dataset, in the model's space. The truth is a
 participant's scan in target units (for the gaps of anatomy: that scan with another anatomy); the
@@ -11,6 +12,10 @@ source is a simulated gap of it, so truth and source share their anatomy exactly
 Participants are split once. "tune" are those the model was trained and validated on: look at them
 as often as you like. "test" are those it never saw: every run that opens them is written down in
 benchmarks/test_openings.jsonl.
+
+With --heads the participants are simulated from whole-head label maps at a target site and at
+others, go through the pipeline (DERIVATIVES is made), and each site is a gap; MODEL should have
+been trained on other heads at the target site.
 
 DIR gets harmonization.md (tables), harmonization.json (all records) and one figure per split. A
 run takes up the records that are there: kill it and start it again, or add a method later. The
@@ -22,6 +27,8 @@ import os
 import sys
 from pathlib import Path
 
+from bh_bids.errors import BHError
+
 # The parts lie beside this file, wherever it is run or imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -31,6 +38,7 @@ QUICK_STEP, QUICK_PARTICIPANTS = 8, 2
 
 def parser():
     """The command line."""
+    from gapbench.heads import SITES, TARGET_SITE
     from gapbench.methods import DEFAULT_METHODS, METHODS
 
     from bh_bids.simulation.cases import CASES
@@ -52,6 +60,11 @@ def parser():
     p.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     p.add_argument("--again", nargs="+", default=[], help="methods to measure anew")
     p.add_argument("--device", default="auto")
+    heads = p.add_argument_group("simulated traveling subjects")
+    heads.add_argument("--heads", type=Path, help="folder of whole-head label maps")
+    heads.add_argument("--n-heads", type=int, default=6)
+    heads.add_argument("--target-site", default=TARGET_SITE)
+    heads.add_argument("--sites", nargs="+", default=list(SITES), help="source sites")
     p.add_argument("--output", type=Path, help="folder for tables, records and figures")
     return p
 
@@ -66,21 +79,39 @@ def main(arguments=None):
     from gapbench.run import Setting
 
     from bh_bids import load_model
-    from bh_bids.errors import BHError
     from bh_bids.simulation.cases import CASES
 
-    gaps = args.gaps or (QUICK_GAPS if args.quick else CASES)
     step = args.slices_step or (QUICK_STEP if args.quick else 1)
     splits = SPLITS if args.split == "both" else (args.split,)
     try:
         model = load_model(args.model)
-        scans = find_scans(args.derivatives, model, splits, args.participants)
+        if args.heads is None:
+            gaps = args.gaps or (QUICK_GAPS if args.quick else CASES)
+            scans = find_scans(args.derivatives, model, splits, args.participants)
+        else:
+            gaps, scans = args.sites, travelers(args, model)
         if args.quick and not args.participants:
-            scans = [s for split in splits for s in _first(scans, split)]
+            kept = dict.fromkeys(s.split for s in scans)
+            scans = [s for split in kept for s in _first(scans, split)]
         text = run(args, model, scans, gaps, Setting(args.model, args.device, step))
     except BHError as error:
         raise SystemExit(str(error)) from None
     print(f"\n{text}")
+
+
+def travelers(args, model):
+    """The simulated traveling subjects, made where they are missing."""
+    from gapbench import heads
+
+    asked = args.participants and [p.removeprefix("sub-") for p in args.participants]
+    where = {"target": args.target_site}
+    try:
+        return heads.find_heads(args.derivatives, args.sites, model.space, asked=asked, **where)
+    except BHError:
+        heads.prepare(
+            args.derivatives, args.heads, args.n_heads, args.sites, jobs=args.jobs, **where
+        )
+    return heads.find_heads(args.derivatives, args.sites, model.space, asked=asked, **where)
 
 
 def run(args, model, scans, gaps, setting):
@@ -98,9 +129,10 @@ def run(args, model, scans, gaps, setting):
     kept = records.Records(args.output and args.output / "harmonization.json", args.again)
     units, keys = run.plan(scans, gaps, methods, args.seeds, model, setting)
     left = run.missing(units, kept, model, setting)
-    run.measure(left, setting, kept, args.jobs, lambda line: print(line, flush=True))
+    states = run.code_states(methods)
+    run.measure(left, setting, kept, states, args.jobs, lambda line: print(line, flush=True))
     wanted = [kept.get(k) for k in keys if k in kept]
-    notes += [n for n in [records.stale(wanted, records.code_state())] if n]
+    notes += [n for n in [records.stale(wanted, states)] if n]
     text = [_title(model, args, setting), *notes]
     for split in dict.fromkeys(s.split for s in scans):
         of = [r for r in wanted if r["split"] == split]

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from bh_bids.errors import InputError
 from bh_bids.intensity import to_target_units
+from bh_bids.simulation.cases import make_case
 
 SPLITS = ("tune", "test")
 # Kept with the benchmark: how often the test participants were looked at, and by what.
@@ -23,6 +25,10 @@ class Scan(NamedTuple):
     split: str
     image: Path
     mask: Path
+
+    def case(self, gap, seed=0):
+        """The case of a simulated gap."""
+        return make_case(gap, *read_truth(self), seed=seed)
 
 
 def identity(model):
@@ -71,6 +77,7 @@ def find_scans(derivatives, model, splits, asked=None):
     return found
 
 
+@lru_cache(maxsize=1)
 def read_truth(scan):
     """A scan in target units and its brain mask."""
     inside = np.asarray(nib.load(scan.mask).dataobj) > 0

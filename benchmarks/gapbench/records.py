@@ -16,19 +16,12 @@ def key(record):
     return tuple(record[k] for k in KEY)
 
 
-def code_state():
-    """Hash of the sources that results depend on."""
+def code_state(solver):
+    """Hash of the sources that the results of a solver, or of the other methods, depend on."""
     root = Path(bh_bids.__file__).parent
+    parts = ("harmonization", "mapping", "flow") if solver else ("comparators", "anatomy")
     digest = hashlib.sha256()
-    for part in (
-        "harmonization",
-        "mapping",
-        "flow",
-        "comparators",
-        "simulation",
-        "evaluation",
-        "anatomy",
-    ):
+    for part in (*parts, "simulation", "evaluation"):
         for file in sorted((root / part).glob("*.py")):
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]
@@ -70,9 +63,9 @@ class Records:
             os.replace(aside, self.path)
 
 
-def stale(records, state):
-    """Note on records that other sources made, or None."""
-    others = [r for r in records if r.get("code") != state]
+def stale(records, states):
+    """Note on records that other sources made, or None; ``states`` are those of each method."""
+    others = [r for r in records if r.get("code") != states[r["method"]]]
     if not others:
         return None
     methods = ", ".join(sorted({r["method"] for r in others}))

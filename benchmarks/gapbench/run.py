@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from bh_bids import load_model
 from bh_bids.errors import BHError
-from bh_bids.simulation.cases import RANDOM_CASES, make_case
+from bh_bids.simulation.cases import RANDOM_CASES
 
+from .heads import HeadScans
 from .methods import METHODS
-from .participants import Scan, identity, read_truth
+from .participants import Scan, identity
 from .records import code_state
 from .scoring import Scorer, one_thread, run_method
 
@@ -18,7 +19,7 @@ from .scoring import Scorer, one_thread, run_method
 class Unit(NamedTuple):
     """Methods to run on one scan with one gap and one seed."""
 
-    scan: Scan
+    scan: Scan | HeadScans
     gap: str
     seed: int
     methods: tuple
@@ -71,16 +72,21 @@ def missing(units, records, model, setting):
     return left
 
 
-def measure(units, setting, records, jobs=1, tell=print):
+def code_states(methods):
+    """State of the code that each method depends on."""
+    states = {solver: code_state(solver) for solver in (True, False)}
+    return {name: states[METHODS[name].solver is not None] for name in methods}
+
+
+def measure(units, setting, records, states, jobs=1, tell=print):
     """Measure units; records are kept after every one."""
-    state = code_state()
     if jobs == 1:
-        finished = (measure_unit(u, setting, state) for u in units)
+        finished = (measure_unit(u, setting, states) for u in units)
         _collect(finished, len(units), records, tell)
         return
     context = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=one_thread) as pool:
-        futures = [pool.submit(measure_unit, u, setting, state) for u in units]
+        futures = [pool.submit(measure_unit, u, setting, states) for u in units]
         try:
             _collect((f.result() for f in as_completed(futures)), len(units), records, tell)
         except BaseException:
@@ -100,19 +106,19 @@ def _collect(finished, count, records, tell):
             )
 
 
-def measure_unit(unit, setting, state):
+def measure_unit(unit, setting, states):
     """Records of one unit, and sentences on what could not be measured."""
     model = _model(setting.model)
     where = f"sub-{unit.scan.participant} {unit.gap} seed {unit.seed}"
     try:
-        case = make_case(unit.gap, *_truth(unit.scan), seed=unit.seed)
+        case = unit.scan.case(unit.gap, unit.seed)
         scorer = Scorer(case, setting.step)
     except BHError as error:
         return [], [f"Not measured: {where}: {error}"]
     found, problems = [], []
     for name in unit.methods:
         try:
-            result, seconds, memory = run_method(
+            result, costs = run_method(
                 METHODS[name], case, model, setting.device, unit.seed, setting.step
             )
         except BHError as error:
@@ -129,9 +135,8 @@ def measure_unit(unit, setting, state):
                 "method": name,
                 "seed": unit.seed,
                 **scorer.score(result),
-                "seconds": seconds,
-                "memory": memory,
-                "code": state,
+                **costs,
+                "code": states[name],
             }
         )
     return found, problems
@@ -140,8 +145,3 @@ def measure_unit(unit, setting, state):
 @lru_cache(maxsize=1)
 def _model(name):
     return load_model(name)
-
-
-@lru_cache(maxsize=1)
-def _truth(scan):
-    return read_truth(scan)

@@ -21,16 +21,29 @@ MOST_DECIBELS = 100.0
 
 
 def run_method(method, case, model, device, seed, step):
-    """Result, seconds and peak memory (bytes of this process, None where unknown)."""
+    """Result, and what it cost.
+
+    Returns
+    -------
+    result : numpy.ndarray, shape (x, y, z)
+    costs : dict
+        "seconds", "cpu_seconds" (of all threads), and "memory", this process's peak in bytes (None
+        where the system does not tell).
+    """
     if method.slices_apart and step > 1:
         thinned = np.zeros_like(case.mask)
         thinned[:, :, ::step] = case.mask[:, :, ::step]
         case = case._replace(mask=thinned, source=np.where(thinned, case.source, 0))
     known = _forget_peak()
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     result = method.run(case, model, device, seed)
-    seconds = time.perf_counter() - began
-    return result, seconds, _peak() if known else None
+    # On a machine that does other things too only the CPU's seconds say what a method costs.
+    costs = {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - busy,
+        "memory": _peak() if known else None,
+    }
+    return result, costs
 
 
 class Scorer:

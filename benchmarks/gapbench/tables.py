@@ -116,6 +116,7 @@ def _costs(records, methods):
     rows = []
     for title, value, form in (
         ("seconds per scan", lambda r: r["seconds"], "{:.1f}"),
+        ("CPU seconds per scan", lambda r: r["cpu_seconds"], "{:.1f}"),
         ("peak memory, GiB", lambda r: r["memory"] / GIB if r["memory"] else None, "{:.2f}"),
     ):
         cells = []

@@ -198,12 +198,15 @@ def _map_text(blocks):
             f"{_changed(used, 'Bias')}."
         )
     if used := _with_stage(blocks, "Contrast"):
+        ruled = any(_of(b, "Decisions", "Contrast", "Ruler", "Weight") for b in used)
+        deviation = (
+            ", with a deviation predicted, by a ridge regression on target scans, from the brain's "
+            "texture after a histogram match"
+        )
         stages.append(
             "Where the distribution of the brain's intensities was unlike target scans', one "
-            "monotone map per volume took its quantiles to those that the target's scanner would "
-            "have given this brain: the target scans' mean quantiles and a deviation predicted, by "
-            "a ridge regression on target scans, from the brain's texture after a histogram match; "
-            f"{_changed(used, 'Contrast')}."
+            "monotone map per volume took its quantiles to the target scans' mean ones"
+            f"{deviation if ruled else ''}; {_changed(used, 'Contrast')}."
         )
     for judge, (level, removal) in _DENOISERS.items():
         judged = _with_stage(blocks, "Noise")

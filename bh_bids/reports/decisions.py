@@ -3,6 +3,10 @@
 import math
 
 _ANSWERS = {"done": "Changed", "left": "Left alone", "off": "Off"}
+_LOOK = (
+    "the brain was given the average target histogram. Look closely where its anatomy is far from "
+    "average, such as large ventricles."
+)
 _REASONS = {
     "switched off": "Switched off by its parameter.",
     "no flow": "Left out: no flow judged the noise.",
@@ -87,10 +91,7 @@ def _ruler_row(ruler, decisions):
     """How the participant's own contrast was told from the scanner's."""
     name = "Own contrast"
     if ruler.get("Reason"):
-        sentence = (
-            "The brain was given the average target histogram; telling the participant's own "
-            "contrast from the scanner's was switched off."
-        )
+        sentence = "The participant's own contrast was not told from the scanner's: " + _LOOK
         return _row(name, "off", "Off", sentence)
     weight = _number(ruler.get("Weight")) or 0.0
     distance, sharpness = _decimal(ruler.get("Distance")), _signed(ruler.get("Sharpness"))
@@ -107,11 +108,7 @@ def _ruler_row(ruler, decisions):
     noise = decisions.get("Noise")
     noisy = isinstance(noise, dict) and noise.get("Applied")
     why = "The scan is too noisy for its texture to" if noisy else "The scan's texture could not"
-    sentence = (
-        f"{why} tell the participant's own contrast from the scanner's{about}: the brain was given "
-        "the average target histogram. Look closely where its anatomy is far from average, such "
-        "as large ventricles."
-    )
+    sentence = f"{why} tell the participant's own contrast from the scanner's{about}: {_LOOK}"
     return _row(name, "left", "Not known", sentence)
 
 

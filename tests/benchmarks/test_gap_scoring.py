@@ -1,5 +1,6 @@
 """Methods and scores of the benchmark against closed forms."""
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,11 +99,23 @@ def test_peak_memory_is_that_of_the_method_alone():
     def hungry(*_):
         return np.ones(50_000_000).sum()
 
-    large = run_method(Method(hungry), case, None, "cpu", 0, 1)[2]
-    small = run_method(Method(lambda *_: 0), case, None, "cpu", 0, 1)[2]
+    large, small = (
+        run_method(Method(run), case, None, "cpu", 0, 1)[1]["memory"]
+        for run in (hungry, lambda *_: 0)
+    )
     if large is None:
         pytest.skip("this kernel does not let a process forget its peak")
     assert large - small == pytest.approx(4e8, rel=0.2)
+
+
+def test_time_waited_is_not_time_worked():
+    from gapbench.methods import Method
+    from gapbench.scoring import run_method
+
+    full = np.ones((2, 2, 2), bool)
+    waits = Method(lambda *_: time.sleep(0.2))
+    costs = run_method(waits, Case(full, full, full), None, "cpu", 0, 1)[1]
+    assert costs["seconds"] >= 0.2 and costs["cpu_seconds"] < 0.1
 
 
 @pytest.mark.parametrize("step", [1, 3])

@@ -8,7 +8,7 @@ def record(participant, psnr, *, gap="exp", method="hm", seed=0, **others):
     keys = ("ssim", "contrast_error", "local_ncc", "stripes", "wm_change", "lesion_kept")
     return {
         "participant": participant, "gap": gap, "method": method, "seed": seed, "psnr": psnr,
-        **dict.fromkeys(keys), "seconds": 2.0, "memory": 2**30, **others,
+        **dict.fromkeys(keys), "seconds": 2.0, "cpu_seconds": 1.0, "memory": 2**30, **others,
     }  # fmt: skip
 
 
@@ -75,6 +75,7 @@ def test_tables_hold_means_worst_and_differences(tmp_path):
     assert "| lesion | 90 (90) n=1 | n/a |" in lines
     assert "| exp | 90" not in text
     assert "| seconds per scan | 2.0 (2.0) | 2.0 (2.0) |" in lines
+    assert "| CPU seconds per scan | 1.0 (1.0) | 1.0 (1.0) |" in lines
     assert "| peak memory, GiB | 1.00 (1.00) | 1.00 (1.00) |" in lines
     figure(records, ("exp", "lesion"), ("hm", "map"), tmp_path / "f.png", "title")
     assert (tmp_path / "f.png").stat().st_size > 5000

@@ -171,7 +171,7 @@ def test_mistakes_of_calibrate_and_export(imported, derivatives, tmp_path, capsy
     assert "Only 3 participant" in refused(few, capsys)
     away = ["calibrate", imported, derivatives, "--device", "nonsense"]
     assert "nonsense" in refused(away, capsys)
-    assert "calibrated already" in refused(["calibrate", "default", derivatives], capsys)
+    assert "has conditions" in refused(["calibrate", "default", derivatives], capsys)
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(["export", imported, tmp_path / "file" / "x"], capsys)
     assert "no model" in refused(["export", tmp_path / "none", tmp_path / "x.pt"], capsys)

@@ -77,6 +77,16 @@ def test_stages_that_were_switched_off_say_so():
     assert "no flow" in rows[2]["sentence"]
 
 
+def test_without_the_ruler_an_average_anatomy_was_assumed():
+    ruler = {"Weight": 0.0, "Reason": "switched off"}
+    row = decision_rows(block(Contrast={"Ruler": ruler}))[2]
+    assert (row["stage"], row["answer"]) == ("Own contrast", "Off")
+    assert "was not told" in row["sentence"] and "large ventricles" in row["sentence"]
+    text = methods_text([{"Harmonization": block(Contrast={"Ruler": ruler})}])
+    assert "mean ones;" in text and "ridge" not in text
+    assert "ridge regression" in methods_text([{"Harmonization": block()}])
+
+
 @pytest.mark.parametrize(("noisy", "words"), [(True, "too noisy"), (False, "could not tell")])
 def test_an_anatomy_that_was_not_told_apart_is_pointed_out(noisy, words):
     given = block(Contrast={"Ruler": {**RULER, "Weight": 0.0}}, Noise={"Applied": noisy})
