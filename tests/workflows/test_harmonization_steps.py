@@ -2,16 +2,19 @@
 
 import csv
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from bh_bids.derivatives import harmonization_block
 from bh_bids.evaluation.participant import METRICS, TRACE
 from bh_bids.interfaces.harmonization import Harmonize, Summarize
 from bh_bids.interfaces.reportlets import PlotHarmonization
-from bh_bids.settings import METHODS
+from bh_bids.reports.decisions import decision_rows
+from bh_bids.settings import METHODS, Settings
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -45,6 +48,7 @@ def steps(request, tmp_path_factory, small_model):
     return SimpleNamespace(
         method=request.param,
         result=json.loads(open(done.result).read()),
+        model=model,
         metrics=table(tables.metrics),
         trace=table(tables.trace),
         figures=run(PlotHarmonization, **brain, intensity=intensity),
@@ -84,6 +88,23 @@ def test_what_was_measured_is_in_the_table(steps):
     assert float(row["bias_field_sd"]) == found["Bias"]["Spread"]
     assert float(row["contrast_unlikeness"]) == found["Contrast"]["Unlikeness"] > 2
     assert float(row["noise_sigma"]) == found["Noise"]["Sigma"]
+
+
+def test_the_sidecar_and_the_report_tell_what_was_decided(steps):
+    settings = Settings(Path("in"), Path("out"), method=steps.method)
+    extraction = {"Method": "atlas", "Warnings": []}
+    block = harmonization_block(settings, steps.model, steps.result, extraction, "0")
+    rows = decision_rows(json.loads(json.dumps(block)))
+    if steps.method == "paper":
+        assert rows == [] and "IntensityMap" not in block
+        return
+    assert {row["stage"]: row["state"] for row in rows}.items() >= {
+        "Bias field": "done", "Contrast": "done",
+    }.items()  # fmt: skip
+    assert f"{100 * block['Decisions']['Bias']['Spread']:.1f} %" in rows[0]["sentence"]
+    told = block["IntensityMap"]
+    assert (np.diff(told["Input"]) > 0).all() and (np.diff(told["Output"]) >= 0).all()
+    assert len(told["FieldCoefficients"]) > 3
 
 
 def test_the_trace_is_drawn_as_what_it_is(steps):
