@@ -2,6 +2,8 @@
 
 import math
 
+from ..mapping.field import WHOLE
+
 _ANSWERS = {"done": "Changed", "left": "Left alone", "off": "Off"}
 _LOOK = (
     "the brain was given the average target histogram. Look closely where its anatomy is far from "
@@ -32,7 +34,7 @@ def decision_rows(block):
         return []
     parameters = block.get("Parameters")
     parameters = parameters if isinstance(parameters, dict) else {}
-    rows = []
+    rows = _coverage_rows(decisions.get("Coverage"))
     for key, name, switch, tell in _STAGES:
         found = decisions.get(key)
         if not isinstance(found, dict):
@@ -51,6 +53,18 @@ def decision_rows(block):
 
 def _row(stage, state, answer, sentence):
     return {"stage": stage, "state": state, "answer": answer, "sentence": sentence}
+
+
+def _coverage_rows(coverage):
+    """A row where only a part of the brain was scanned."""
+    share = _number(coverage)
+    if share is None or share >= WHOLE:
+        return []
+    sentence = (
+        f"Only {100 * share:.0f} % of the target's average brain was scanned (whole brains: "
+        f"{100 * WHOLE:.0f} % and more): the scan was compared with what the target shows there."
+    )
+    return [_row("Field of view", "left", "Partial", sentence)]
 
 
 def _bias(found):

@@ -77,6 +77,15 @@ def test_stages_that_were_switched_off_say_so():
     assert "no flow" in rows[2]["sentence"]
 
 
+@pytest.mark.parametrize(("coverage", "told"), [(0.86, False), (0.66, True), (None, False)])
+def test_a_part_of_a_brain_is_told_as_such(coverage, told):
+    given = block()
+    given["Decisions"]["Coverage"] = coverage
+    first = decision_rows(given)[0]
+    assert (first["stage"] == "Field of view") == told
+    assert not told or "66 % of" in first["sentence"]
+
+
 def test_without_the_ruler_an_average_anatomy_was_assumed():
     ruler = {"Weight": 0.0, "Reason": "switched off"}
     row = decision_rows(block(Contrast={"Ruler": ruler}))[2]
