@@ -18,7 +18,14 @@ from bh_bids.harmonization import map as module
 from bh_bids.harmonization.denoise import FlowDenoiser
 from bh_bids.harmonization.slices import SliceBox
 from bh_bids.mapping.calibration import calibrate
-from bh_bids.mapping.field import Lattice, field_spread, log_field, orders
+from bh_bids.mapping.field import (
+    WHOLE,
+    Lattice,
+    field_spread,
+    log_field,
+    orders,
+    regional_shift,
+)
 from bh_bids.mapping.intensity import SHARES, brain_quantiles, map_between
 from bh_bids.mapping.texture import texture_profile
 
@@ -313,7 +320,7 @@ def test_the_contrasts_gate_opens_with_unlikeness(domain, unlikeness, weight):
 @pytest.mark.parametrize(("sigma", "applied"), [(0.0119, False), (0.012, True)])
 def test_noises_gate_opens_at_its_level(model, set_noise, sigma, applied):
     set_noise(sigma)
-    result = solve(make_scan(35) ** 0.6, model, bias=False)
+    result = solve(make_scan(35) ** 0.6, model, ruler=True, bias=False)
     assert result.decisions["Noise"]["Applied"] == applied
     assert ("noise" in {r["stage"] for r in result.trace}) == applied
     if applied:
@@ -398,3 +405,26 @@ def test_odd_brains_pass(domain, model):
     part[:, :, 6:] = False
     result = harmonize(make_scan(41), part, model, method="map", device="cpu", noise=False)
     assert np.isfinite(result.volume).all() and not result.volume[~part].any()
+
+
+def test_of_a_part_of_a_brain_less_is_asked(domain, model):
+    whole = solve(make_scan(42), model, noise=False)
+    usual = float(np.quantile(domain.calibration.null_spread, 0.95))
+    assert whole.decisions["Coverage"] > WHOLE
+    assert whole.decisions["Bias"]["UsualSpread"] == pytest.approx(usual, abs=1e-4)
+    part = MASK.copy()
+    part[:, :, :16] = False
+    result = harmonize(make_scan(42), part, model, method="map", device="cpu", noise=False)
+    covered = result.decisions["Coverage"]
+    assert covered == pytest.approx(part.sum() / MASK.sum(), abs=0.08)
+    assert result.decisions["Bias"]["UsualSpread"] == pytest.approx(
+        usual + module.MISSING * (1 - covered), abs=1e-4
+    )
+    # Its ranks are compared with those of that part of the target.
+    own = brain_quantiles(result.scaled_source[part])
+    lattice = Lattice(SHAPE, (4.0, 4.0, 4.0))
+    shift, _ = regional_shift(
+        lattice(part), lattice, domain.calibration.histograms, len(domain.scans)
+    )
+    found = result.decisions["Contrast"]["Unlikeness"]
+    assert found == pytest.approx(domain.calibration.unlikeness(own - shift), rel=0.02)

@@ -15,6 +15,7 @@ from bh_bids.mapping.field import (
     local_histograms,
     log_field,
     orders,
+    regional_shift,
 )
 from bh_bids.mapping.intensity import brain_quantiles
 
@@ -132,6 +133,32 @@ def two_tissues():
 
     null = np.mean([estimate(draw(k)) for k in range(8)], axis=0)
     return draw, estimate, null, lattice, inside
+
+
+def test_a_part_of_the_brain_has_that_parts_quantiles():
+    """White matter lies where x is large: the half there is brighter than the whole."""
+    shape = (30, 30, 30)
+    lattice = Lattice(shape, (4.0, 4.0, 4.0))
+    share = np.linspace(0.05, 0.95, shape[0])[:, None, None]
+
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        level = np.where(rng.uniform(size=shape) < share, 0.9, 0.55)
+        return level * np.exp(0.1 * rng.normal(size=shape))
+
+    histograms = local_histograms([draw(k) for k in range(5)], lattice)
+    quantiles = brain_quantiles(draw(9))
+    inside = np.ones(shape, bool)
+    shift, coverage = regional_shift(inside, lattice, histograms, 5)
+    assert not shift.any() and coverage == pytest.approx(1, abs=0.02)
+    for side in (slice(15, None), slice(None, 15)):
+        part = np.zeros(shape, bool)
+        part[side] = True
+        shift, coverage = regional_shift(part, lattice, histograms, 5)
+        own = brain_quantiles(draw(10)[part])
+        assert coverage == pytest.approx(0.5, abs=0.05)
+        assert np.abs(quantiles - own).mean() > 0.06
+        assert np.abs(quantiles + shift - own).mean() < 0.02
 
 
 def test_anatomy_that_depends_on_place_is_no_field(two_tissues):
