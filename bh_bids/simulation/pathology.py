@@ -17,6 +17,8 @@ VENTRICLES_AT = (0.5, 0.56, 0.57)
 VENTRICLES_WITHIN = (0.22, 0.27, 0.15)
 # A lesion's intensity over that of the white matter around it.
 DARK, BRIGHT = 0.6, 1.25
+# Share of the brain's height below which no lesion is put.
+LESIONS_ABOVE = 0.45
 
 
 class Lesions(NamedTuple):
@@ -145,7 +147,7 @@ def cut_field_of_view(mask, share=0.25):
 
 
 def add_lesions(volume, mask, seed=0, count=4, diameters=(5.0, 20.0)):
-    """Put round lesions into the white matter, dark and bright in turn.
+    """Put round lesions into the cerebral white matter, dark and bright in turn.
 
     Parameters
     ----------
@@ -172,6 +174,9 @@ def add_lesions(volume, mask, seed=0, count=4, diameters=(5.0, 20.0)):
     rng = np.random.default_rng(seed)
     modes = tissue_modes(volume, mask)
     white = mask & (np.abs(volume - modes["WM"]) < (modes["WM"] - modes["GM"]) / 2)
+    # The stem and the cerebellum hold the deepest white matter, and few lesions.
+    rows = np.flatnonzero(mask.any(axis=(0, 1)))
+    white[:, :, : rows[0] + int(LESIONS_ABOVE * rows.size)] = False
     depth = _depth(white)
     made = np.array(volume, dtype=np.float32)
     labels = np.zeros(volume.shape, np.uint8)
