@@ -56,13 +56,13 @@ def test_n4_removes_a_bias_before_the_match():
     pytest.importorskip("ants")
     from gapbench.methods import METHODS
 
-    shape = (32, 40, 24)
+    shape = (16, 20, 12)
     rng = np.random.default_rng(0)
     flat = (0.6 + 0.02 * rng.standard_normal(shape)).astype(np.float32)
     field = np.exp(np.linspace(-0.3, 0.3, shape[0], dtype=np.float32))[:, None, None]
     case = Case(flat, flat * field, np.ones(shape, bool))
     model = SimpleNamespace(
-        config=SimpleNamespace(affine=np.diag([4.0, 4.0, 4.0, 1.0])),
+        config=SimpleNamespace(affine=np.diag([8.0, 8.0, 8.0, 1.0])),
         intensity={"Quantiles": np.quantile(flat, np.linspace(0, 1, 257))},
     )
     left = {}
