@@ -29,7 +29,7 @@ from bh_bids.flow.network import TargetFlow
 from bh_bids.flow.slices import find_scans, read_volume
 
 RANK = 128
-CROP, BATCH = 64, 8
+CROP = 64
 PUBLISHED = FlowConfig(levels=4, steps=7, hidden_channels=96, blocks=3, batch_norm=True)
 
 
@@ -129,7 +129,10 @@ def _features(low, mean, k):
 
 
 def noisy(image, sigma, rng):
-    """The slice with noise inside the brain."""
+    """The slice with noise inside the brain; ``sigma`` None is uniform dequantisation at 8 bits."""
+    if sigma is None:
+        spread = np.rint(image * 256) + rng.random(image.shape) - 0.5
+        return np.where(image > 0, spread / 256, 0).astype(np.float32)
     noise = rng.standard_normal(image.shape)
     return np.where(image > 0, image + sigma * noise, 0).astype(np.float32)
 
@@ -165,11 +168,11 @@ def _slices_and_context(flow, mean, volume, k, sigma, rng, everywhere=False):
     return stack, masks, context
 
 
-def train(config, rate, volumes, mean, minutes, sigma):
-    """A flow trained on crops of the training slices for so many minutes of CPU.
+def train(config, rate, volumes, mean, minutes, sigma, batch):
+    """A flow trained on ``batch`` crops a step of training slices for so many minutes of CPU.
 
     With the condition "noise" its level is drawn anew for every crop, as ``bh-model train`` does;
-    without, it is ``sigma``, inside and outside the brain.
+    without, it is ``sigma``, and outside the brain too where the flow is not told of the mask.
     """
     torch.manual_seed(0)
     flow, rng, pairs = TargetFlow(config), np.random.default_rng(0), pairs_of(volumes)
@@ -180,24 +183,24 @@ def train(config, rate, volumes, mean, minutes, sigma):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (steps + 1) / 100) * 0.5 * (1 + math.cos(math.pi * spent))
         crops, contexts = [], []
-        for index in rng.integers(len(pairs), size=BATCH if not config.conditions else BATCH // 2):
+        for index in rng.integers(len(pairs), size=batch):
             volume, k = volumes[pairs[index][0]], pairs[index][1]
             spot = rng.choice(np.flatnonzero(volume[:, :, k]))
-            x, y = (
+            corner = (
                 int(np.clip(c - CROP // 2, 0, side - CROP))
                 for c, side in zip(np.unravel_index(spot, volume.shape[:2]), volume.shape[:2],
                                    strict=True)
             )  # fmt: skip
-            crop = np.s_[x : x + CROP, y : y + CROP]
-            level = math.exp(rng.uniform(low, high)) if config.conditions else sigma
+            crop = tuple(slice(c, c + CROP) for c in corner)
+            level = math.exp(rng.uniform(low, high)) if "noise" in config.conditions else sigma
             stack, _, context = _slices_and_context(
                 flow, mean[crop], volume[crop], k, level, rng, everywhere=not config.conditions
             )
             crops.append(stack[1:])
             contexts.append(context)
-        batch = torch.stack(crops)
+        x = torch.stack(crops)
         context = torch.cat(contexts) if config.conditions else None
-        loss = -flow.log_prob(batch, context).sum() / flow.dimensions(batch, context).sum()
+        loss = -flow.log_prob(x, context).sum() / flow.dimensions(x, context).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
@@ -274,11 +277,11 @@ def main():
             "Gaussian, given the slice below": Gaussian(training, mean, sigma, below=True).nats,
         }
         if args.train_minutes and sigma == args.sigmas[0]:
-            for title, config, rate in (
-                ("published configuration", PUBLISHED, 5e-4),
-                (f"configuration of {model.name}", model.config, 5e-3),
+            for title, config, rate, batch in (
+                ("published configuration", PUBLISHED, 5e-4, 8),
+                (f"configuration of {model.name}", model.config, 5e-3, 4),
             ):
-                flow, steps = train(config, rate, training, mean, args.train_minutes, sigma)
+                flow, steps = train(config, rate, training, mean, args.train_minutes, sigma, batch)
                 name = f"{title}, {args.train_minutes:g} min ({steps} steps)"
                 methods[name] = lambda v, k, rng, f=flow, s=sigma: flow_nats(
                     f, mean, v, k, s, rng, everywhere=not f.config.conditions

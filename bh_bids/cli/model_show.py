@@ -100,6 +100,9 @@ def _described(model):
         **_provenance(model.metadata),
         "Bits per dimension": model.bits_per_dimension,
         "Calibrated": "yes" if model.calibrated else "no: bh-model calibrate MODEL DERIVATIVES",
+        "Method map": "yes"
+        if model.calibration is not None
+        else "no constants: bh-model calibrate MODEL DERIVATIVES",
         "Target scale": model.intensity.get("TargetScale"),
         "Modes (target units)": ", ".join(
             f"{name} {value:.3f}" for name, value in model.intensity.get("Modes", {}).items()

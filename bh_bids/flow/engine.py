@@ -10,7 +10,6 @@ log-determinant only where asked for, and as many slices at once as fit the cach
 import math
 
 import torch
-from torch.nn import functional as F
 
 from ..errors import InputError
 from .fold import fold
@@ -149,22 +148,16 @@ class FlowEngine:
             Nats, target units; of the brain alone where the flow has the condition "mask", as
             :meth:`TargetFlow.log_prob <bh_bids.flow.network.TargetFlow.log_prob>` defines it.
         """
-        total, latents = 0.0, []
-        for level, (latent, logabsdet) in enumerate(self._levels(x, context, True)):
-            latents.append(latent.flatten(1))
-            normal = -0.5 * (latent.square() + math.log(2 * math.pi)).sum(dim=1)
-            share = normal + logabsdet
-            if "mask" in self.config.conditions:
-                mask = context[:, self.config.conditions.index("mask")]
-                share = share * F.avg_pool2d(mask, 2 ** (level + 1))
-            total = total + share.sum(dim=(1, 2))
-        return torch.cat(latents, dim=1), total
+        levels = self._levels(x, context, True)
+        latents = [latent.flatten(1) for latent, _ in levels]
+        return torch.cat(latents, dim=1), self.density(levels, context)
 
     def log_prob(self, x, context=None):
         """Log density (nats, target units) of slices; shape (n,). See :meth:`evaluate`."""
         return self.evaluate(x, context)[1]
 
     # These follow from the configuration and :meth:`log_prob` alone.
+    density = TargetFlow.density
     dimensions = TargetFlow.dimensions
     bits_per_dim = TargetFlow.bits_per_dim
     latent_shapes = TargetFlow.latent_shapes

@@ -146,8 +146,25 @@ class TargetFlow(nn.Module):
         x, context
             See :meth:`forward`.
         """
+        return self.density(self._levels(x, context), context)
+
+    def density(self, levels, context):
+        """Log density of slices from what their levels gave.
+
+        Parameters
+        ----------
+        levels : iterable of tuple of torch.Tensor
+            Each level's latents (n, c, h, w) and log-determinant (n, h, w).
+        context : torch.Tensor or None
+            See the class.
+
+        Returns
+        -------
+        torch.Tensor, shape (n,)
+            Nats; see :meth:`log_prob`.
+        """
         total = 0.0
-        for level, (latent, logabsdet) in enumerate(self._levels(x, context)):
+        for level, (latent, logabsdet) in enumerate(levels):
             normal = -0.5 * (latent.square() + math.log(2 * math.pi)).sum(dim=1)
             share = normal + logabsdet
             if "mask" in self.config.conditions:

@@ -63,7 +63,7 @@ class HarmonizationResult:
 
 
 def harmonize(
-    volume, mask, model, *, method="paper", device="auto", seed=0, progress=None, **parameters
+    volume, mask, model, *, method="map", device="auto", seed=0, progress=None, **parameters
 ):
     """Harmonize one T1w volume to a model's target domain.
 
@@ -85,7 +85,8 @@ def harmonize(
     progress : callable, optional
         Called as ``progress(iteration, iterations, record)`` after each iteration.
     **parameters
-        Of the method; for "paper" see :class:`bh_bids.harmonization.paper.PaperParameters`.
+        Of the method: :class:`bh_bids.harmonization.map.MapParameters` or
+        :class:`bh_bids.harmonization.paper.PaperParameters`.
 
     Returns
     -------

@@ -217,6 +217,7 @@ class _Run:
             "Applied": weight > 0,
             "Weight": round(weight, 4),
             "Unlikeness": round(unlikeness, 3),
+            "UsualUnlikeness": LIKE,
             "Ruler": ruler,
         }
         self.expected = expected if weight == 1 else None
@@ -268,6 +269,7 @@ class _Run:
         self.decisions["Noise"] = {
             "Applied": noisy,
             "Sigma": float(self.sigma),
+            "UsualSigma": NOISY,
             "Judge": self.flow,
         }
         if not noisy:

@@ -162,7 +162,12 @@ def test_stages_and_decisions_are_told(model, set_noise):
     assert any("slices" in record for _, _, record in told)
     again = json.loads(json.dumps(result.decisions))
     assert set(again) == {"Bias", "Contrast", "Coverage", "Noise"}
-    assert again["Noise"] == {"Applied": True, "Sigma": 0.02, "Judge": "model"}
+    assert again["Noise"] == {
+        "Applied": True,
+        "Sigma": 0.02,
+        "UsualSigma": module.NOISY,
+        "Judge": "model",
+    }
     assert again["Bias"]["Spread"] > again["Bias"]["UsualSpread"] > 0
     assert again["Contrast"]["Unlikeness"] > 2.3
     assert set(again["Contrast"]["Ruler"]) == {"Weight", "Distance", "Sharpness"}
@@ -241,7 +246,12 @@ def test_noise_is_taken_away_by_the_flow(domain, model, set_noise):
     set_noise(0.02)
     source = noisy(make_scan(31) ** 0.6, 0.02)
     result = solve(source, model, bias=False)
-    assert result.decisions["Noise"] == {"Applied": True, "Sigma": 0.02, "Judge": "model"}
+    assert result.decisions["Noise"] == {
+        "Applied": True,
+        "Sigma": 0.02,
+        "UsualSigma": module.NOISY,
+        "Judge": "model",
+    }
     assert result.decisions["Contrast"]["Ruler"]["Weight"] == 0
     mapped = np.where(MASK, result.mapping(result.scaled_source), 0).astype(np.float32)
     box = SliceBox(MASK, model.config.side_multiple)
