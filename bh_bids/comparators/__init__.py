@@ -9,11 +9,22 @@
 
 from .base import Comparator, LazyScans, Scan
 from .cache import fit_cached
+from .cyclegan import CycleGAN
 from .matching import GainMatch, HistogramMatch, NyulMatch, SpectrumSwap, WholeImageMatch
+from .unet import PairedUNet, ThreePlaneUNet
 
 COMPARATORS = {
     kind.name: kind
-    for kind in (GainMatch, HistogramMatch, WholeImageMatch, NyulMatch, SpectrumSwap)
+    for kind in (
+        GainMatch,
+        HistogramMatch,
+        WholeImageMatch,
+        NyulMatch,
+        SpectrumSwap,
+        PairedUNet,
+        ThreePlaneUNet,
+        CycleGAN,
+    )
 }
 # Those that take seconds.
 FAST = tuple(name for name, kind in COMPARATORS.items() if not kind.trains)

@@ -75,6 +75,8 @@ class Comparator(ABC):
         Whether ``sources[i]`` and ``targets[i]`` must show the same participant, registered.
     recipe : int
         Changes whenever the same scans, settings and seed would give another fit.
+    device : str or torch.device
+        Where networks are applied; :meth:`fit` sets it.
     """
 
     name: ClassVar[str]
@@ -82,6 +84,7 @@ class Comparator(ABC):
     trains: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
     recipe: ClassVar[int] = 1
+    device: ClassVar = "auto"
 
     def settings(self):
         """The settings, as JSON takes them.
@@ -124,6 +127,7 @@ class Comparator(ABC):
             If the device is not there.
         """
         _check_scans(self, sources, targets)
+        self.device = device
         self._fit(sources, targets, seed=seed, device=device, report=report)
         return self
 

@@ -39,6 +39,8 @@ def fit_cached(comparator, sources, targets, folder, *, seed=0, device="auto", r
     if not comparator.trains:
         return comparator.fit(sources, targets, seed=seed, device=device, report=report)
 
+    comparator.device = device
+
     def train():
         comparator.fit(sources, targets, seed=seed, device=device, report=report)
         return comparator.state()
