@@ -17,6 +17,10 @@ With --heads the participants are simulated from whole-head label maps at a targ
 others, go through the pipeline (DERIVATIVES is made), and each site is a gap; MODEL should have
 been trained on other heads at the target site.
 
+The methods unet, unet-3plane and cyclegan are trained for each gap, on every second participant of
+"tune"; unet-other on gamma 0.7 alone. Nobody is scored on participants they were trained on.
+Networks are kept in DIR/networks.
+
 DIR gets harmonization.md (tables), harmonization.json (all records) and one figure per split. A
 run takes up the records that are there: kill it and start it again, or add a method later. The
 benchmark asserts nothing.
@@ -93,7 +97,14 @@ def main(arguments=None):
         if args.quick and not args.participants:
             kept = dict.fromkeys(s.split for s in scans)
             scans = [s for split in kept for s in _first(scans, split)]
-        text = run(args, model, scans, gaps, Setting(args.model, args.device, step))
+        setting = Setting(
+            args.model,
+            args.device,
+            step,
+            derivatives=args.derivatives if args.heads is None else None,
+            networks=args.output and args.output / "networks",
+        )
+        text = run(args, model, scans, gaps, setting)
     except BHError as error:
         raise SystemExit(str(error)) from None
     print(f"\n{text}")

@@ -43,12 +43,27 @@ class Method:
         Whether its result depends on the seed.
     slices_apart : bool
         It treats slices apart, so that it needs to see only those that are scored.
+    trained_on : str or None
+        Of a comparator that trains: the gap whose pairs it learns from; "own" for the very gap it
+        is scored on. ``run`` then takes the fitted comparator in the model's place.
+    comparator : str or None
+        Its name.
     """
 
     run: Callable
     solver: str | None = None
     seeded: bool = False
     slices_apart: bool = False
+    trained_on: str | None = None
+    comparator: str | None = None
+
+
+def _trained(comparator, gap):
+    return Method(
+        lambda case, fitted, *_: fitted.apply(case.source, case.mask),
+        trained_on=gap,
+        comparator=comparator,
+    )
 
 
 def _by_quantiles(match):
@@ -122,9 +137,18 @@ METHODS = {
     "map-identity-flow": _solver("map", flow="identity"),
     "map-gaussian": _solver("map", flow="gaussian"),
     "ceiling-global": Method(ceiling_global),
+    "unet": _trained("unet", "own"),
+    "unet-3plane": _trained("unet-3plane", "own"),
+    "cyclegan": _trained("cyclegan", "own"),
+    "unet-other": _trained("unet", "gamma0.7"),
 }
-# Other starts of the paper's method were compared once; they are there for who asks.
-DEFAULT_METHODS = tuple(m for m in METHODS if m not in ("paper-gain", "paper-histogram"))
+# Other starts of the paper's method were compared once, and networks take minutes to train for
+# each gap; both are there for who asks.
+DEFAULT_METHODS = tuple(
+    name
+    for name, method in METHODS.items()
+    if name not in ("paper-gain", "paper-histogram") and method.trained_on is None
+)
 REFERENCE = "hm"
 
 

@@ -3,6 +3,7 @@
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from multiprocessing import get_context
+from pathlib import Path
 from typing import NamedTuple
 
 from bh_bids import load_model
@@ -14,6 +15,7 @@ from .methods import METHODS
 from .participants import Scan, identity
 from .records import code_state
 from .scoring import Scorer, one_thread, run_method
+from .trained import fitted_for, train_all
 
 
 class Unit(NamedTuple):
@@ -26,11 +28,17 @@ class Unit(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What all units of a run share."""
+    """What all units of a run share.
+
+    Networks are trained on the split "tune" of ``derivatives`` and kept in the folder
+    ``networks``; without these there are none.
+    """
 
     model: str
     device: str
     step: int
+    derivatives: Path | None = None
+    networks: Path | None = None
 
 
 def needed_seeds(gap, method, seeds):
@@ -80,6 +88,7 @@ def code_states(methods):
 
 def measure(units, setting, records, states, jobs=1, tell=print):
     """Measure units; records are kept after every one."""
+    train_all(units, setting, tell)
     if jobs == 1:
         finished = (measure_unit(u, setting, states) for u in units)
         _collect(finished, len(units), records, tell)
@@ -117,10 +126,10 @@ def measure_unit(unit, setting, states):
         return [], [f"Not measured: {where}: {error}"]
     found, problems = [], []
     for name in unit.methods:
+        method = METHODS[name]
         try:
-            result, costs = run_method(
-                METHODS[name], case, model, setting.device, unit.seed, setting.step
-            )
+            knows = model if method.trained_on is None else fitted_for(name, unit, setting)
+            result, costs = run_method(method, case, knows, setting.device, unit.seed, setting.step)
         except BHError as error:
             problems.append(f"Not measured: {where} {name}: {error}")
             continue

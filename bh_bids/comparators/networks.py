@@ -35,13 +35,15 @@ def unet(features, *, inputs=1, outputs=1, norm=None):
     torch.nn.Module
     """
     # It takes seconds to import, and most runs need no network.
+    import torch
     from monai.networks.nets import BasicUNet
     from torch import nn
 
     network = BasicUNet(2, inputs, outputs, tuple(features), norm=norm, upsample="nontrainable")
     for parameter in network.final_conv.parameters():
         nn.init.zeros_(parameter)
-    return network
+    # A third faster on the CPU.
+    return network.to(memory_format=torch.channels_last)
 
 
 def masked_l1(image, other, mask):

@@ -44,13 +44,12 @@ class PairedUNet(Comparator):
     name, title, trains, needs_pairs = "unet", "U-Net", True, True
     planes: ClassVar[tuple] = ("axial",)
 
-    features: tuple = (16, 32, 64, 64, 64, 16)
-    steps: int = 800
+    features: tuple = (16, 16, 32, 64, 64, 16)
+    steps: int = 1500
     batch_size: int = 8
     crop: int = 96
     learning_rate: float = 2e-3
     max_slices: int = 3000
-    norm: str = None
 
     def __post_init__(self):
         self._networks = None
@@ -90,7 +89,7 @@ class PairedUNet(Comparator):
 
     def _make(self, seed):
         with seeded(seed):
-            return {plane: unet(self.features, norm=self.norm) for plane in self.planes}
+            return {plane: unet(self.features) for plane in self.planes}
 
 
 @dataclass(eq=False)
@@ -131,5 +130,10 @@ def _pairs(sources, targets):
         if source.participant != target.participant:
             raise InputError(
                 f"Participants {source.participant!r} and {target.participant!r} are no pair."
+            )
+        if source.mask.shape != target.mask.shape:
+            raise InputError(
+                f"The scans of participant {source.participant!r} are no pair: they are not on "
+                f"one grid, but on {source.mask.shape} and {target.mask.shape}."
             )
         yield source.volume, target.volume, source.mask & target.mask

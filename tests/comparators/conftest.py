@@ -8,8 +8,6 @@ from bh_bids.comparators import Scan
 from bh_bids.intensity import to_target_units
 
 SHAPE = (32, 34, 30)
-# Networks so small that a test takes seconds.
-TINY = {"features": (4, 8, 8, 8, 8, 4), "crop": 32, "batch_size": 4}
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +35,9 @@ def source(target):
         return Scan(volume, scan.mask, scan.participant)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Settings of networks so small that a test takes seconds."""
+    return {"features": (4, 8, 8, 8, 8, 4), "crop": 32, "batch_size": 4}
