@@ -88,7 +88,7 @@ def code_states(methods):
 
 def measure(units, setting, records, states, jobs=1, tell=print):
     """Measure units; records are kept after every one."""
-    train_all(units, setting, tell)
+    train_all(units, setting)
     if jobs == 1:
         finished = (measure_unit(u, setting, states) for u in units)
         _collect(finished, len(units), records, tell)

@@ -22,7 +22,7 @@ def trainees(setting):
 
 
 @lru_cache(maxsize=4)
-def fitted(name, gap, setting, tell=print):
+def fitted(name, gap, setting):
     """The comparator of a method, trained on a gap or taken from the folder of networks.
 
     Raises
@@ -45,7 +45,7 @@ def fitted(name, gap, setting, tell=print):
         targets,
         setting.networks,
         device=setting.device,
-        report=lambda sentence: tell(f"Gap {gap}: {sentence}"),
+        report=lambda sentence: print(f"Gap {gap}: {sentence}", flush=True),
     )
 
 
@@ -55,12 +55,12 @@ def _scan(scan, gap, seed, part):
     return Scan(volume, case.mask, scan.participant)
 
 
-def train_all(units, setting, tell):
-    """Train what units need before processes share the work; who cannot be trained says so later."""
+def train_all(units, setting):
+    """Train what units need before processes share the work; what cannot be says so later."""
     for name, gap in dict.fromkeys((m, u.gap) for u in units for m in u.methods):
         if METHODS[name].trained_on is not None:
             try:
-                fitted(name, gap, setting, tell)
+                fitted(name, gap, setting)
             except InputError:
                 continue
 

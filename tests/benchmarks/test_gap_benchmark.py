@@ -174,3 +174,27 @@ def test_an_empty_folder_ends_with_a_sentence(benchmark, bench, tmp_path):
     with pytest.raises(SystemExit, match="No scan of a participant of the split test"):
         benchmark.main([str(tmp_path), "--model", str(bench.model), "--split", "test"])
     assert not (tmp_path / "openings.jsonl").exists()
+
+
+def test_networks_learn_from_other_participants_and_are_kept(run, monkeypatch, tmp_path):
+    from functools import partial
+
+    from gapbench import trained
+
+    from bh_bids.comparators import COMPARATORS
+
+    small = partial(
+        COMPARATORS["unet"], features=(4, 4, 4, 4, 4, 4), steps=40, batch_size=2, crop=32
+    )
+    monkeypatch.setitem(trained.COMPARATORS, "unet", small)
+    text, records, out = run(gaps=("gamma0.7", "exp"), methods=("source", "unet", "unet-other"))
+    trained_for = {(r["participant"], r["gap"], r["method"]): r["psnr"] for r in records}
+    assert {p for p, _, m in trained_for if m == "unet"} == {"02"}
+    assert out.count("it was trained on this participant") == 8
+    own, other = (trained_for["02", "gamma0.7", m] for m in ("unet", "unet-other"))
+    assert own == other > trained_for["02", "gamma0.7", "source"]
+    assert trained_for["02", "exp", "unet-other"] < trained_for["02", "exp", "unet"]
+    assert len(list((tmp_path / "out" / "networks").iterdir())) == 2
+    trained.fitted.cache_clear()
+    _, _, out = run("--again", "unet", gaps=("exp",), methods=("source", "unet"))
+    assert "trained before" in out and "step" not in out
