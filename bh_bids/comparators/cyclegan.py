@@ -42,7 +42,7 @@ class CycleGAN(Comparator):
     features: tuple = (8, 16, 32, 32, 32, 8)
     discriminator: int = 16
     cycle: float = 10.0
-    identity: float = 5.0
+    identity: float = 1.0
     steps: int = 600
     batch_size: int = 4
     crop: int = 96

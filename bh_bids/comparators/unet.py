@@ -102,6 +102,8 @@ class ThreePlaneUNet(PairedUNet):
     name, title = "unet-3plane", "U-Net, three planes"
     planes = tuple(PLANES)
 
+    steps: int = 800
+
 
 def _train(network, sampler, settings, device, title, report):
     import torch
