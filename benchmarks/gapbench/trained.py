@@ -14,6 +14,7 @@ from .participants import find_scans
 FIRST_SEED = 1000
 
 
+@lru_cache(maxsize=1)
 def trainees(setting):
     """Every second participant of the split "tune", for all gaps and methods."""
     if setting.derivatives is None:

@@ -17,10 +17,11 @@ FORTH, BACK = "forth", "back"
 class CycleGAN(Comparator):
     """Zhu et al., ICCV 2017, on axial slices of two sites whose participants need not be the same.
 
-    Least-squares adversarial loss, L1 cycle and identity losses. Generators are small U-Nets with
-    instance norm that predict the difference to their input; discriminators judge patches
-    (PatchGAN). There is no buffer of earlier fakes. Intensities outside the brain are 0 for
-    both, and no loss counts them.
+    Least-squares adversarial loss, L1 cycle and identity losses. Generators are small U-Nets that
+    predict the difference to their input; discriminators judge patches (PatchGAN). Neither has
+    norm layers: instance norm takes away the intensities that are to be judged, and sees other
+    means in the crops of the training than in whole slices. There is no buffer of earlier fakes.
+    Outside the brain all images are 0.
 
     Parameters
     ----------
@@ -29,7 +30,8 @@ class CycleGAN(Comparator):
     discriminator : int
         Features of the discriminators' first layer.
     cycle, identity : float
-        Weights of the two losses beside the adversarial one.
+        Weights of the two losses beside the adversarial one. Generators start as the identity,
+        and an identity loss of much weight keeps them there.
     steps, batch_size, crop : int
     learning_rate : float
         At the start; it falls to 0.
@@ -94,7 +96,7 @@ class CycleGAN(Comparator):
 
         with seeded(seed + 1):
             return [
-                PatchDiscriminator(2, self.discriminator, 1, num_layers_d=2, norm="INSTANCE")
+                PatchDiscriminator(2, self.discriminator, 1, num_layers_d=2, norm=None)
                 for _ in range(2)
             ]
 

@@ -197,4 +197,4 @@ def test_networks_learn_from_other_participants_and_are_kept(run, monkeypatch, t
     assert len(list((tmp_path / "out" / "networks").iterdir())) == 2
     trained.fitted.cache_clear()
     _, _, out = run("--again", "unet", gaps=("exp",), methods=("source", "unet"))
-    assert "trained before" in out and "step" not in out
+    assert "trained before" in out and "U-Net: step" not in out

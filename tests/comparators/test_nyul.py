@@ -48,7 +48,7 @@ def test_any_linear_change_of_a_target_is_undone(seed, gain, shift):
     off = np.abs(nyul_match(changed, mask, quantiles) - source)
     low, high = np.percentile(source[mask], [PERCENTILES[0], PERCENTILES[-1]])
     assert off[mask & (source >= low) & (source <= high)].max() < 5e-3
-    # Beyond the outer landmarks, where few voxels are, what they are off by grows with the distance.
+    # Few voxels lie beyond the outer landmarks; there an error grows with the distance.
     assert off[mask].max() < 2e-2
 
 
