@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ..errors import InputError, ModelError
-from .field import Lattice, estimate_field, field_spread, local_histograms
+from .field import Lattice, field_spread, local_histograms, standard_field
 from .intensity import brain_quantiles, map_between
 from .spectrum import power_spectrum
 from .texture import TextureRuler, leave_one_out, texture_profile
@@ -26,7 +26,7 @@ class Calibration:
     histograms : numpy.ndarray, shape (blocks, BINS)
         Local histograms of log-intensity.
     null_field : numpy.ndarray, shape (functions,)
-        Mean of the fields that are found on target scans.
+        Mean of the fields that are found on target scans, at the target's contrast.
     null_spread : numpy.ndarray, shape (scans,)
         Spread (log units) of each training scan's field about that mean.
     modes, mode_sd : numpy.ndarray, shapes (components, LEVELS) and (components,)
@@ -34,7 +34,7 @@ class Calibration:
         deviations.
     rest_sd : numpy.ndarray, shape ()
         Root mean square of what those leave.
-    ruler_centre, ruler_scale, ruler_offset, ruler_weights : numpy.ndarray
+    ruler_centre, ruler_scale, ruler_offset, ruler_weights, ruler_modes, ruler_limit : numpy.ndarray
         Of the :class:`bh_bids.mapping.texture.TextureRuler`.
     ruler_gain : numpy.ndarray, shape ()
         Share of the quantiles' variance that the ruler explains in scans it was not fitted to.
@@ -55,6 +55,8 @@ class Calibration:
     ruler_scale: np.ndarray
     ruler_offset: np.ndarray
     ruler_weights: np.ndarray
+    ruler_modes: np.ndarray
+    ruler_limit: np.ndarray
     ruler_gain: np.ndarray
     sharpness: np.ndarray
     spectrum: np.ndarray
@@ -63,7 +65,12 @@ class Calibration:
     def ruler(self):
         """The texture ruler."""
         return TextureRuler.from_arrays(
-            self.ruler_centre, self.ruler_scale, self.ruler_offset, self.ruler_weights
+            self.ruler_centre,
+            self.ruler_scale,
+            self.ruler_offset,
+            self.ruler_weights,
+            self.ruler_modes,
+            self.ruler_limit,
         )
 
     def unlikeness(self, quantiles):
@@ -84,17 +91,19 @@ class Calibration:
     def from_arrays(cls, arrays):
         """A calibration from :meth:`to_arrays`' dictionary.
 
+        Returns
+        -------
+        Calibration or None
+            None if the arrays are those of another version of bh-bids: the model then lacks the
+            constants, and is to be calibrated again.
+
         Raises
         ------
         ModelError
-            If an array is missing, unknown, or holds NaN or infinity.
+            If an array holds NaN or infinity.
         """
-        names = {field.name for field in fields(cls)}
-        if set(arrays) != names:
-            raise ModelError(
-                "The model's calibration is not of this version of bh-bids: calibrate it again "
-                "with 'bh-model calibrate'."
-            )
+        if set(arrays) != {field.name for field in fields(cls)}:
+            return None
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise ModelError(f"'{name}' of the model's calibration holds NaN or infinity.")
@@ -161,7 +170,7 @@ def _null_fields(volumes, lattice, histograms, pooled):
     found, inside = [], []
     for volume in volumes:
         values = lattice(volume)
-        found.append(estimate_field(values, lattice, histograms, pooled))
+        found.append(standard_field(values, lattice, histograms, pooled)[0])
         inside.append(values > 0)
     null = np.mean(found, axis=0)
     spreads = [

@@ -21,6 +21,7 @@ from bh_bids.mapping.calibration import calibrate
 from bh_bids.mapping.field import (
     WHOLE,
     Lattice,
+    contrast_power,
     field_spread,
     log_field,
     orders,
@@ -286,7 +287,11 @@ def test_the_fields_gate_opens_with_its_spread(domain, short, weight):
     source = make_scan(33) * np.exp(a_field(0.1))
     full = solve(source, make_model(domain), noise=False)
     assert full.decisions["Bias"]["Weight"] == 1
-    spread = field_spread(full.mapping.coefficients, *_inside())
+    # The gate's spread is that at the target's contrast.
+    lattice, inside = _inside()
+    own = brain_quantiles(lattice(full.scaled_source)[inside])
+    power = contrast_power(own, domain.calibration.quantiles)
+    spread = field_spread(power * full.mapping.coefficients, lattice, inside)
     usual = np.full(10, spread - short * module.FIELD_RAMP)
     result = solve(source, make_model(domain, null_spread=usual), noise=False)
     decision = result.decisions["Bias"]
