@@ -34,14 +34,14 @@ FLOWS = ("model", "gaussian", "identity")
 # A field is applied from the spread that 95 % of target scans stay below, in full this much above.
 FIELD_RAMP = 0.010
 # What is added to the usual spread where all of the brain is missing, in proportion.
-MISSING = 0.05
+MISSING = 0.12
 # Noise of this level and more is taken away; the texture ruler trusts no noisier scan.
 NOISY = 0.012
 # Unlikeness (about 1 for a target scan) up to which the contrast is left as it is, and from which
 # it is mapped in full.
 LIKE, UNLIKE = 1.8, 2.3
 # Distance of a texture profile from the target's up to which the ruler counts in full, and not.
-NEAR, FAR = 2.0, 3.0
+NEAR, FAR = 1.5, 2.0
 # The same for the mean sharpness, in standard deviations.
 SHARP, BLURRED = 3.0, 5.0
 # Slices of which the flow's verdict on each stage is taken.
@@ -209,9 +209,12 @@ class _Run:
         matched = np.where(mask, matched_map(flat), 0)
         self._judge_noise(matched)
         scale = float(np.quantile(flat[mask], 0.99))
-        unlikeness = calibration.unlikeness(own / scale - self.shift)
-        weight = _ramp(unlikeness, LIKE, UNLIKE) if self.parameters.contrast else 0.0
         expected, ruler = self._expected_quantiles(matched)
+        told = ruler["Weight"]
+        unlikeness = (1 - told) * calibration.unlikeness(own / scale - self.shift)
+        if told > 0:
+            unlikeness += told * calibration.unlikeness_told(own / scale, expected)
+        weight = _ramp(unlikeness, LIKE, UNLIKE) if self.parameters.contrast else 0.0
         self.decisions["Contrast"] = {
             "Applied": weight > 0,
             "Weight": round(weight, 4),
@@ -251,8 +254,8 @@ class _Run:
         if calibration.ruler_gain <= 0:
             weight = 0.0
         # The deviation goes with the intensity: of a part of a brain, shares are others.
-        own = np.interp(self.quantiles, calibration.quantiles, ruler.predict(profile))
-        expected = self.quantiles + weight * own
+        change = np.interp(self.quantiles, calibration.quantiles, ruler.predict(profile))
+        expected = self.quantiles + weight * change
         account = {
             "Weight": round(float(weight), 4),
             "Distance": round(distance, 3),

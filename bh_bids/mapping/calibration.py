@@ -36,6 +36,9 @@ class Calibration:
         Root mean square of what those leave.
     ruler_centre, ruler_scale, ruler_offset, ruler_weights, ruler_modes, ruler_limit : numpy.ndarray
         Of the :class:`bh_bids.mapping.texture.TextureRuler`.
+    told_modes, told_sd, told_rest : numpy.ndarray
+        The same as modes, mode_sd and rest_sd, of what the ruler leaves of a scan's deviation that
+        it was not fitted to.
     ruler_gain : numpy.ndarray, shape ()
         Share of the quantiles' variance that the ruler explains in scans it was not fitted to.
     sharpness : numpy.ndarray, shape (2,)
@@ -57,6 +60,9 @@ class Calibration:
     ruler_weights: np.ndarray
     ruler_modes: np.ndarray
     ruler_limit: np.ndarray
+    told_modes: np.ndarray
+    told_sd: np.ndarray
+    told_rest: np.ndarray
     ruler_gain: np.ndarray
     sharpness: np.ndarray
     spectrum: np.ndarray
@@ -78,10 +84,11 @@ class Calibration:
 
         Root mean square of the z-values of the principal deviations and of the rest.
         """
-        deviation = quantiles - self.quantiles
-        scores = self.modes @ deviation
-        rest = np.sqrt(np.mean((deviation - scores @ self.modes) ** 2))
-        return float(np.sqrt(np.mean([*(scores / self.mode_sd) ** 2, (rest / self.rest_sd) ** 2])))
+        return _size(quantiles - self.quantiles, self.modes, self.mode_sd, self.rest_sd)
+
+    def unlikeness_told(self, quantiles, expected):
+        """The same from the quantiles that the ruler expects, by what it leaves of target scans."""
+        return _size(quantiles - expected, self.told_modes, self.told_sd, self.told_rest)
 
     def to_arrays(self):
         """Dictionary of the arrays, by name."""
@@ -149,8 +156,9 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
     report("Learning how the target's texture goes with its contrast.")
     profiles, sharpness = _profiles(volumes(), quantiles, pooled)
     ruler = TextureRuler(profiles, deviations)
-    missed = np.square(deviations - leave_one_out(profiles, deviations)).sum()
+    left = deviations - leave_one_out(profiles, deviations)
     modes, mode_sd, rest_sd = _principal(deviations)
+    told_modes, told_sd, told_rest = _principal(left)
     return Calibration(
         quantiles=pooled,
         histograms=histograms,
@@ -160,7 +168,10 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
         mode_sd=mode_sd,
         rest_sd=rest_sd,
         **{f"ruler_{name}": array for name, array in ruler.arrays.items()},
-        ruler_gain=np.asarray(1 - missed / max(np.square(deviations).sum(), 1e-12)),
+        told_modes=told_modes,
+        told_sd=told_sd,
+        told_rest=told_rest,
+        ruler_gain=np.asarray(1 - np.square(left).sum() / max(np.square(deviations).sum(), 1e-12)),
         sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
         spectrum=power_spectrum(volumes(), mean),
     )
@@ -188,6 +199,13 @@ def _profiles(volumes, quantiles, pooled):
         profiles.append(profile)
         sharpness.append(mean)
     return np.stack(profiles), np.array(sharpness)
+
+
+def _size(deviation, modes, mode_sd, rest_sd):
+    """Root mean square of a deviation's z-values along its modes, and of its rest."""
+    scores = modes @ deviation
+    rest = np.sqrt(np.mean((deviation - scores @ modes) ** 2))
+    return float(np.sqrt(np.mean([*(scores / mode_sd) ** 2, (rest / rest_sd) ** 2])))
 
 
 def _principal(deviations):
