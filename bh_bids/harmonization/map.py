@@ -139,8 +139,8 @@ class _Run:
         model = problem.model
         if model.calibration is None:
             raise ModelError(
-                f"The model '{model.name}' lacks the constants of the method 'map', or has those of "
-                "another version of bh-bids: calibrate it once with 'bh-model calibrate', or "
+                f"The model '{model.name}' lacks the constants of the method 'map', or has those "
+                "of another version of bh-bids: calibrate it once with 'bh-model calibrate', or "
                 "choose the method 'paper'."
             )
         self.problem, self.parameters, self.calibration = problem, parameters, model.calibration

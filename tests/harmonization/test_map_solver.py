@@ -345,7 +345,11 @@ def test_noises_gate_opens_at_its_level(model, set_noise, sigma, applied):
 def test_the_ruler_is_trusted_only_where_it_knows_the_texture(domain):
     calibration = domain.calibration
     source = make_scan(36) ** 0.7
-    trusted = {"ruler_gain": np.asarray(0.5), "sharpness": calibration.sharpness * [1, 20]}
+    trusted = {
+        "ruler_gain": np.asarray(0.5),
+        "ruler_scale": 1.5 * calibration.ruler_scale,
+        "sharpness": calibration.sharpness * [1, 20],
+    }
 
     def ruler(**changes):
         model = make_model(domain, **{**trusted, **changes})
@@ -354,9 +358,9 @@ def test_the_ruler_is_trusted_only_where_it_knows_the_texture(domain):
         ]
 
     near = ruler()
-    assert near["Weight"] == 1 and near["Distance"] < 2
-    for distance, weight in ((1.99, 1), (2.5, 0.5), (3.01, 0)):
-        scale = calibration.ruler_scale * (near["Distance"] / distance)
+    assert near["Weight"] == 1 and near["Distance"] < 1.5
+    for distance, weight in ((1.49, 1), (1.75, 0.5), (2.01, 0)):
+        scale = trusted["ruler_scale"] * (near["Distance"] / distance)
         found = ruler(ruler_scale=scale)
         assert found["Distance"] == pytest.approx(distance, abs=0.01)
         assert found["Weight"] == pytest.approx(weight, abs=0.02)
