@@ -132,7 +132,7 @@ METHODS = {
     "map": _solver("map"),
     "map-nobias": _solver("map", bias=False),
     "map-nocontrast": _solver("map", contrast=False),
-    "map-ruler": _solver("map", ruler=True),
+    "map-noruler": _solver("map", ruler=False),
     "map-nonoise": _solver("map", noise=False),
     "map-identity-flow": _solver("map", flow="identity"),
     "map-gaussian": _solver("map", flow="gaussian"),

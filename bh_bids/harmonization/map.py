@@ -17,10 +17,10 @@ from ..mapping import spectrum
 from ..mapping.field import (
     WHOLE,
     Lattice,
-    estimate_field,
     field_spread,
     log_field,
     regional_shift,
+    standard_field,
 )
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
@@ -34,14 +34,14 @@ FLOWS = ("model", "gaussian", "identity")
 # A field is applied from the spread that 95 % of target scans stay below, in full this much above.
 FIELD_RAMP = 0.010
 # What is added to the usual spread where all of the brain is missing, in proportion.
-MISSING = 0.05
+MISSING = 0.12
 # Noise of this level and more is taken away; the texture ruler trusts no noisier scan.
 NOISY = 0.012
 # Unlikeness (about 1 for a target scan) up to which the contrast is left as it is, and from which
 # it is mapped in full.
 LIKE, UNLIKE = 1.8, 2.3
 # Distance of a texture profile from the target's up to which the ruler counts in full, and not.
-NEAR, FAR = 2.0, 3.0
+NEAR, FAR = 1.5, 2.0
 # The same for the mean sharpness, in standard deviations.
 SHARP, BLURRED = 3.0, 5.0
 # Slices of which the flow's verdict on each stage is taken.
@@ -60,9 +60,7 @@ class MapParameters:
         Map intensities where their distribution is unlike the target's.
     ruler : bool
         Let the texture tell the participant's own contrast from the scanner's; without, the map
-        is a histogram match. On the packaged model's target it gains 4 dB on average over the
-        scans it was learned from, each left out in turn, but takes up to 10 dB from a participant
-        whose histogram is close to the average, and lost 1 dB on test participants: off.
+        is a histogram match.
     noise : bool
         Estimate the noise, and take it away where it is beyond the target's.
     flow : {"model", "gaussian", "identity"}
@@ -79,7 +77,7 @@ class MapParameters:
 
     bias: bool = True
     contrast: bool = True
-    ruler: bool = False
+    ruler: bool = True
     noise: bool = True
     flow: str = "model"
     batch_slices: int = 8
@@ -141,8 +139,9 @@ class _Run:
         model = problem.model
         if model.calibration is None:
             raise ModelError(
-                f"The model '{model.name}' lacks the constants of the method 'map': calibrate it "
-                "once with 'bh-model calibrate', or choose the method 'paper'."
+                f"The model '{model.name}' lacks the constants of the method 'map', or has those "
+                "of another version of bh-bids: calibrate it once with 'bh-model calibrate', or "
+                "choose the method 'paper'."
             )
         self.problem, self.parameters, self.calibration = problem, parameters, model.calibration
         self.coefficients, self.intensity_map, self.sigma = None, None, None
@@ -181,7 +180,7 @@ class _Run:
             self.decisions["Bias"] = {"Applied": False, "Reason": "switched off"}
             return source
         lattice, values = self.lattice, self.lattice(source)
-        found = estimate_field(values, lattice, calibration.histograms, self.quantiles)
+        found, power = standard_field(values, lattice, calibration.histograms, self.quantiles)
         found = found - calibration.null_field
         spread = field_spread(found, lattice, values > 0) if (values > 0).any() else 0.0
         usual = float(np.quantile(calibration.null_spread, 0.95))
@@ -197,7 +196,7 @@ class _Run:
         }
         if weight == 0:
             return source
-        self.coefficients = weight * found
+        self.coefficients = weight / power * found
         flat = source * np.exp(-log_field(self.coefficients, source.shape))
         self.verdict("field", flat)
         return flat
@@ -210,9 +209,12 @@ class _Run:
         matched = np.where(mask, matched_map(flat), 0)
         self._judge_noise(matched)
         scale = float(np.quantile(flat[mask], 0.99))
-        unlikeness = calibration.unlikeness(own / scale - self.shift)
-        weight = _ramp(unlikeness, LIKE, UNLIKE) if self.parameters.contrast else 0.0
         expected, ruler = self._expected_quantiles(matched)
+        told = ruler["Weight"]
+        unlikeness = (1 - told) * calibration.unlikeness(own / scale - self.shift)
+        if told > 0:
+            unlikeness += told * calibration.unlikeness_told(own / scale, expected)
+        weight = _ramp(unlikeness, LIKE, UNLIKE) if self.parameters.contrast else 0.0
         self.decisions["Contrast"] = {
             "Applied": weight > 0,
             "Weight": round(weight, 4),
@@ -242,7 +244,7 @@ class _Run:
         calibration, ruler = self.calibration, self.calibration.ruler
         if not self.parameters.ruler:
             return self.quantiles, {"Weight": 0.0, "Reason": "switched off"}
-        profile, sharpness = texture_profile(matched, self.problem.mask, self.quantiles)
+        profile, sharpness = texture_profile(matched, self.problem.mask, calibration.quantiles)
         mean, deviation = calibration.sharpness
         unsharp = abs(sharpness - mean) / deviation
         distance = ruler.distance(profile)
@@ -251,7 +253,9 @@ class _Run:
             weight = 0.0
         if calibration.ruler_gain <= 0:
             weight = 0.0
-        expected = self.quantiles + weight * ruler.predict(profile)
+        # The deviation goes with the intensity: of a part of a brain, shares are others.
+        change = np.interp(self.quantiles, calibration.quantiles, ruler.predict(profile))
+        expected = self.quantiles + weight * change
         account = {
             "Weight": round(float(weight), 4),
             "Distance": round(distance, 3),

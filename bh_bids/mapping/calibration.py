@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ..errors import InputError, ModelError
-from .field import Lattice, estimate_field, field_spread, local_histograms
+from .field import Lattice, field_spread, local_histograms, standard_field
 from .intensity import brain_quantiles, map_between
 from .spectrum import power_spectrum
 from .texture import TextureRuler, leave_one_out, texture_profile
@@ -26,7 +26,7 @@ class Calibration:
     histograms : numpy.ndarray, shape (blocks, BINS)
         Local histograms of log-intensity.
     null_field : numpy.ndarray, shape (functions,)
-        Mean of the fields that are found on target scans.
+        Mean of the fields that are found on target scans, at the target's contrast.
     null_spread : numpy.ndarray, shape (scans,)
         Spread (log units) of each training scan's field about that mean.
     modes, mode_sd : numpy.ndarray, shapes (components, LEVELS) and (components,)
@@ -34,8 +34,11 @@ class Calibration:
         deviations.
     rest_sd : numpy.ndarray, shape ()
         Root mean square of what those leave.
-    ruler_centre, ruler_scale, ruler_offset, ruler_weights : numpy.ndarray
+    ruler_centre, ruler_scale, ruler_offset, ruler_weights, ruler_modes, ruler_limit : numpy.ndarray
         Of the :class:`bh_bids.mapping.texture.TextureRuler`.
+    told_modes, told_sd, told_rest : numpy.ndarray
+        The same as modes, mode_sd and rest_sd, of what the ruler leaves of a scan's deviation that
+        it was not fitted to.
     ruler_gain : numpy.ndarray, shape ()
         Share of the quantiles' variance that the ruler explains in scans it was not fitted to.
     sharpness : numpy.ndarray, shape (2,)
@@ -55,6 +58,11 @@ class Calibration:
     ruler_scale: np.ndarray
     ruler_offset: np.ndarray
     ruler_weights: np.ndarray
+    ruler_modes: np.ndarray
+    ruler_limit: np.ndarray
+    told_modes: np.ndarray
+    told_sd: np.ndarray
+    told_rest: np.ndarray
     ruler_gain: np.ndarray
     sharpness: np.ndarray
     spectrum: np.ndarray
@@ -63,7 +71,12 @@ class Calibration:
     def ruler(self):
         """The texture ruler."""
         return TextureRuler.from_arrays(
-            self.ruler_centre, self.ruler_scale, self.ruler_offset, self.ruler_weights
+            self.ruler_centre,
+            self.ruler_scale,
+            self.ruler_offset,
+            self.ruler_weights,
+            self.ruler_modes,
+            self.ruler_limit,
         )
 
     def unlikeness(self, quantiles):
@@ -71,10 +84,11 @@ class Calibration:
 
         Root mean square of the z-values of the principal deviations and of the rest.
         """
-        deviation = quantiles - self.quantiles
-        scores = self.modes @ deviation
-        rest = np.sqrt(np.mean((deviation - scores @ self.modes) ** 2))
-        return float(np.sqrt(np.mean([*(scores / self.mode_sd) ** 2, (rest / self.rest_sd) ** 2])))
+        return _size(quantiles - self.quantiles, self.modes, self.mode_sd, self.rest_sd)
+
+    def unlikeness_told(self, quantiles, expected):
+        """The same from the quantiles that the ruler expects, by what it leaves of target scans."""
+        return _size(quantiles - expected, self.told_modes, self.told_sd, self.told_rest)
 
     def to_arrays(self):
         """Dictionary of the arrays, by name."""
@@ -84,17 +98,19 @@ class Calibration:
     def from_arrays(cls, arrays):
         """A calibration from :meth:`to_arrays`' dictionary.
 
+        Returns
+        -------
+        Calibration or None
+            None if the arrays are those of another version of bh-bids: the model then lacks the
+            constants, and is to be calibrated again.
+
         Raises
         ------
         ModelError
-            If an array is missing, unknown, or holds NaN or infinity.
+            If an array holds NaN or infinity.
         """
-        names = {field.name for field in fields(cls)}
-        if set(arrays) != names:
-            raise ModelError(
-                "The model's calibration is not of this version of bh-bids: calibrate it again "
-                "with 'bh-model calibrate'."
-            )
+        if set(arrays) != {field.name for field in fields(cls)}:
+            return None
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise ModelError(f"'{name}' of the model's calibration holds NaN or infinity.")
@@ -140,8 +156,9 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
     report("Learning how the target's texture goes with its contrast.")
     profiles, sharpness = _profiles(volumes(), quantiles, pooled)
     ruler = TextureRuler(profiles, deviations)
-    missed = np.square(deviations - leave_one_out(profiles, deviations)).sum()
+    left = deviations - leave_one_out(profiles, deviations)
     modes, mode_sd, rest_sd = _principal(deviations)
+    told_modes, told_sd, told_rest = _principal(left)
     return Calibration(
         quantiles=pooled,
         histograms=histograms,
@@ -151,7 +168,10 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
         mode_sd=mode_sd,
         rest_sd=rest_sd,
         **{f"ruler_{name}": array for name, array in ruler.arrays.items()},
-        ruler_gain=np.asarray(1 - missed / max(np.square(deviations).sum(), 1e-12)),
+        told_modes=told_modes,
+        told_sd=told_sd,
+        told_rest=told_rest,
+        ruler_gain=np.asarray(1 - np.square(left).sum() / max(np.square(deviations).sum(), 1e-12)),
         sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
         spectrum=power_spectrum(volumes(), mean),
     )
@@ -161,7 +181,7 @@ def _null_fields(volumes, lattice, histograms, pooled):
     found, inside = [], []
     for volume in volumes:
         values = lattice(volume)
-        found.append(estimate_field(values, lattice, histograms, pooled))
+        found.append(standard_field(values, lattice, histograms, pooled)[0])
         inside.append(values > 0)
     null = np.mean(found, axis=0)
     spreads = [
@@ -179,6 +199,13 @@ def _profiles(volumes, quantiles, pooled):
         profiles.append(profile)
         sharpness.append(mean)
     return np.stack(profiles), np.array(sharpness)
+
+
+def _size(deviation, modes, mode_sd, rest_sd):
+    """Root mean square of a deviation's z-values along its modes, and of its rest."""
+    scores = modes @ deviation
+    rest = np.sqrt(np.mean((deviation - scores @ modes) ** 2))
+    return float(np.sqrt(np.mean([*(scores / mode_sd) ** 2, (rest / rest_sd) ** 2])))
 
 
 def _principal(deviations):

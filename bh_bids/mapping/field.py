@@ -25,6 +25,9 @@ LOW, HIGH = np.log(0.04), np.log(1.6)
 CENTRES = LOW + (np.arange(BINS) + 0.5) / BINS * (HIGH - LOW)
 # Standard deviations of the log-field's error that the steps assume.
 ANNEALING = (0.2, 0.2, 0.2, 0.15, 0.15, 0.12, 0.1, 0.1, 0.08, 0.06, 0.05, 0.05, 0.05)
+# Shares of the brain between which a scan's contrast is compared with the target's.
+CONTRAST_SHARES = (0.05, 0.95)
+STEEPEST = 4.0
 # A brain that covers this share of the target's mean brain, whose edge is soft, is a whole one
 # (whole target scans: 0.84 to 0.89; the lowest quarter missing: 0.65 to 0.69).
 WHOLE = 0.8
@@ -156,6 +159,54 @@ def _quantiles_of(counts):
     cumulated = np.concatenate([[0.0], np.cumsum(counts)]) / max(counts.sum(), 1e-9)
     edges = np.linspace(LOW, HIGH, BINS + 1)
     return np.exp(np.interp(SHARES, cumulated, edges))
+
+
+def contrast_power(quantiles_in, quantiles_out):
+    """The power that best turns one brain's quantiles into another's, whatever the gain.
+
+    Parameters
+    ----------
+    quantiles_in, quantiles_out : numpy.ndarray, shape (LEVELS,)
+
+    Returns
+    -------
+    float
+        Slope of the second's logarithm against the first's over the middle of the brain, by the
+        ratio of their standard deviations; within a factor of STEEPEST of 1.
+    """
+    middle = (SHARES >= CONTRAST_SHARES[0]) & (SHARES <= CONTRAST_SHARES[1])
+    spreads = [
+        np.log(np.maximum(np.asarray(q, dtype=np.float64)[middle], 1e-6)).std()
+        for q in (quantiles_in, quantiles_out)
+    ]
+    return float(np.clip(spreads[1] / max(spreads[0], 1e-6), 1 / STEEPEST, STEEPEST))
+
+
+def standard_field(values, lattice, histograms, quantiles):
+    """The log-field of a brain that was brought to about the target's contrast by a power.
+
+    A field's size, and what of it anatomy feigns, depend on the contrast of the scan it is looked
+    for in; so scans of all contrasts, and the target's own, are compared at the same one.
+
+    Parameters
+    ----------
+    values, lattice, histograms, quantiles
+        See :func:`estimate_field`.
+
+    Returns
+    -------
+    coefficients : numpy.ndarray of float64, shape (functions,)
+        At the target's contrast. The field of the scan itself is ``coefficients / power``.
+    power : float
+        See :func:`contrast_power`.
+    """
+    inside = values > 0
+    if not inside.any():
+        return np.zeros(len(orders())), 1.0
+    scale = np.quantile(values[inside], 0.99)
+    power = contrast_power(brain_quantiles(values[inside] / scale), quantiles)
+    standard = np.where(inside, np.maximum(values, 0) / scale, 0) ** power
+    return estimate_field(standard, lattice, histograms, quantiles), power
 
 
 def estimate_field(values, lattice, histograms, quantiles):

@@ -10,8 +10,9 @@ import numpy as np
 LEVELS = 256
 # Shares of the brain at which quantiles are taken: the middle of LEVELS equal parts.
 SHARES = (np.arange(LEVELS) + 0.5) / LEVELS
-# The map goes on beyond its last knot with its slope over this many knots.
+# The map goes on beyond its last knot as the power it is over this many knots.
 TAIL_KNOTS = 60
+STEEPEST_TAIL = 4.0
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,25 @@ class IntensityMap:
         mapped = np.interp(values, self.knots_in, self.knots_out)
         if low_in > 0:
             mapped = np.where(values < low_in, values * (low_out / low_in), mapped)
-        back = max(-TAIL_KNOTS, -len(self.knots_in))
-        rise = float(self.knots_out[-1] - self.knots_out[back])
-        run = float(self.knots_in[-1] - self.knots_in[back])
-        above = values - float(self.knots_in[-1])
-        mapped = np.where(above > 0, self.knots_out[-1] + above * (rise / run), mapped)
+        beyond = values > self.knots_in[-1]
+        if beyond.any():
+            mapped[beyond] = self._tail(values[beyond].astype(np.float64))
         return mapped.astype(np.float32)
+
+    def _tail(self, values):
+        """Beyond the last knot: a power through it, or the last straight line from zero or less.
+
+        Vessels are several times as bright as the brain's last quantile: a straight line would
+        make too much of them after an exponential contrast, and too little after a logarithmic.
+        """
+        back = max(-TAIL_KNOTS, -len(self.knots_in))
+        (low_in, high_in), (low_out, high_out) = (
+            (float(knots[back]), float(knots[-1])) for knots in (self.knots_in, self.knots_out)
+        )
+        if low_in <= 0 or low_out <= 0:
+            return high_out + (values - high_in) * (high_out - low_out) / (high_in - low_in)
+        power = np.log(high_out / low_out) / np.log(high_in / low_in)
+        return high_out * (values / high_in) ** min(power, STEEPEST_TAIL)
 
 
 def brain_quantiles(values):

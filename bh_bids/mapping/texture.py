@@ -2,12 +2,15 @@
 
 A histogram match gives every brain the target's average histogram, so that a participant with
 large ventricles, or bright grey matter, is changed. But the histogram is not all one sees: where
-a map of intensities has stretched them, it has stretched the texture too, noise and partial
-volume alike. After the match, the mean gradient at each brightness rank says how far the match
-has stretched there, compared with the target's own scans. Which deviation of the histogram goes
-with which deviation of this profile is learned by ridge regression from the target's training
-scans, and from nothing else: no monotone map of a scan changes either, so what holds for target
-scans holds for any scanner whose gap is such a map.
+a map of intensities has stretched them, it has stretched noise and fine texture too, and bent the
+ramps that partial volume makes of sharp borders. After the match, how the texture at each
+brightness rank differs from that of the target's own scans says how far the match has stretched
+there. Which deviation of the histogram goes with which deviation of texture is learned by ridge
+regression from the target's training scans, and from nothing else: no monotone map of a scan
+changes either, so what holds for target scans holds for any scanner whose gap is such a map.
+
+Texture depends on the place (receivers, cortex or deep nuclei) and on the structures around as
+well; rank, place and structure are told apart by an additive model.
 """
 
 import numpy as np
@@ -15,49 +18,115 @@ import numpy as np
 from .intensity import LEVELS, SHARES
 
 RANKS = 16
-# Gradients are taken this many voxels inside the brain: masking makes none of them.
+# Columns of a profile: texture, the same given finer structure too, and the bend of ramps.
+TEXTURE, FINE, BEND = (slice(k * RANKS, (k + 1) * RANKS) for k in range(3))
+COLUMNS = 3 * RANKS
+# What a principal deviation may be told from; the leave-one-out error decides which.
+SETS = ((TEXTURE,), (FINE, BEND))
+RIDGES = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+COMPONENTS = 4
+# A deviation is taken for at most this many times the largest of the training scans'.
+REACH = 1.25
+# Texture is looked at this many voxels inside the brain: masking makes none of it.
 CORE_SIDE = 5
-FLOOR = 1e-4
+# Places are told apart by blocks (voxels), structure by the strata of the gradient at each scale.
+PLACE, STRATA = 24, 8
+SCALES, FINEST = (1.5, 2.0, 3.0, 4.5), 1.0
+# Ramps are the voxels of gradients above this quantile.
+RAMPS = 0.7
+FLOOR, SPREAD_FLOOR = 1e-4, 2e-3
+SWEEPS = 8
 
 
 def texture_profile(matched, mask, quantiles):
-    """Logarithm of the mean gradient at each of ``RANKS`` brightness ranks.
+    """What is left of texture at each of ``RANKS`` brightness ranks.
 
     Parameters
     ----------
     matched : numpy.ndarray, shape (x, y, z)
-        A brain whose histogram was matched to ``quantiles``.
+        A brain whose histogram was matched to the target's.
     mask : numpy.ndarray of bool, shape (x, y, z)
     quantiles : numpy.ndarray, shape (LEVELS,)
+        The target's brain quantiles: intensities of the ranks' borders.
 
     Returns
     -------
-    profile : numpy.ndarray of float64, shape (RANKS,)
-        Less its mean.
+    profile : numpy.ndarray of float64, shape (COLUMNS,)
+        Logarithm of the standard deviation among 3 x 3 x 3 voxels, as far as it goes with the
+        rank, place and structure being equal (columns ``TEXTURE``, and with structure of one
+        voxel's size ``FINE``; each less its mean), and mean Laplacian over mean squared gradient
+        where gradients are strong (``BEND``, per target unit).
     sharpness : float
-        The mean.
+        Mean over the ranks of the logarithm of the mean gradient.
     """
-    from scipy.ndimage import uniform_filter
+    from scipy.ndimage import gaussian_filter, laplace, uniform_filter
 
     from ..anatomy.resampling import content_box
 
     box = content_box(mask, margin=1)
-    matched, mask = matched[box], mask[box]
-    core = uniform_filter(mask.astype(np.float32), CORE_SIDE) > 0.999
-    square = np.zeros(matched.shape, np.float32)
-    for axis in range(3):
-        difference = np.zeros_like(square)
-        inner = [slice(None)] * 3
-        ahead, behind = list(inner), list(inner)
-        inner[axis], ahead[axis], behind[axis] = slice(1, -1), slice(2, None), slice(None, -2)
-        difference[tuple(inner)] = (matched[tuple(ahead)] - matched[tuple(behind)]) / 2
-        square += difference**2
+    matched = np.where(mask[box], matched[box], 0).astype(np.float32)
+    core = np.nonzero(uniform_filter(mask[box].astype(np.float32), CORE_SIDE) > 0.999)
+    # Every other voxel, like the black fields of a chessboard: neighbours tell much the same.
+    core = tuple(i[sum(core) % 2 == 0] for i in core)
+    if not core[0].size:
+        return np.zeros(COLUMNS), float(np.log(FLOOR))
     share = np.interp(matched[core], quantiles, SHARES)
     rank = np.clip((share * RANKS).astype(int), 0, RANKS - 1)
-    count = np.bincount(rank, minlength=RANKS)
-    total = np.bincount(rank, weights=np.sqrt(square[core]), minlength=RANKS)
-    profile = np.log(total / np.maximum(count, 1) + FLOOR)
-    return profile - profile.mean(), float(profile.mean())
+    strata = [
+        _strata(_squared_gradient(gaussian_filter(matched, s, truncate=3.0))[core]) for s in SCALES
+    ]
+    finest = _strata(_squared_gradient(gaussian_filter(matched, FINEST, truncate=3.0))[core])
+    place = np.ravel_multi_index(
+        [(i + part.start) // PLACE for i, part in zip(core, box, strict=True)],
+        [n // PLACE + 1 for n in mask.shape],
+    )
+    mean = uniform_filter(matched, 3)[core]
+    variance = uniform_filter(matched**2, 3)[core] - mean**2
+    spread = np.log(np.sqrt(np.maximum(variance, 0)) + SPREAD_FLOOR)
+    profile = np.zeros(COLUMNS)
+    profile[TEXTURE] = _rank_effect(spread, rank, [place, *strata])
+    profile[FINE] = _rank_effect(spread, rank, [place, finest, *strata])
+    square = _squared_gradient(matched)[core]
+    ramp = square >= np.quantile(square, RAMPS)
+    bend = np.bincount(rank[ramp], laplace(matched)[core][ramp], minlength=RANKS)
+    steep = np.bincount(rank[ramp], square[ramp], minlength=RANKS)
+    profile[BEND] = np.where(steep > 0, bend / np.maximum(steep, 1e-12), 0)
+    gradient = np.bincount(rank, np.sqrt(square), minlength=RANKS)
+    gradient = gradient / np.maximum(np.bincount(rank, minlength=RANKS), 1)
+    return profile, float(np.log(gradient + FLOOR).mean())
+
+
+def _squared_gradient(volume):
+    """Squared length of the gradient by central differences, per voxel; 0 at the ends."""
+    square = np.zeros_like(volume)
+    for axis in range(3):
+        inner, ahead, behind = ([slice(None)] * 3 for _ in range(3))
+        inner[axis], ahead[axis], behind[axis] = slice(1, -1), slice(2, None), slice(None, -2)
+        difference = (volume[tuple(ahead)] - volume[tuple(behind)]) / 2
+        square[tuple(inner)] += difference**2
+    return square
+
+
+def _strata(values):
+    """Numbers 0 to STRATA - 1 of equally many values each, by size."""
+    return np.searchsorted(np.quantile(values, np.arange(1, STRATA) / STRATA), values)
+
+
+def _rank_effect(values, rank, others):
+    """Effect of the rank in an additive model of rank and other factors, less its mean.
+
+    Backfitting: each factor's effect in turn is the mean of what the others leave.
+    """
+    rest = values - values.mean()
+    factors = [*others, rank]
+    counts = [np.maximum(np.bincount(f), 1) for f in factors]
+    effect = np.zeros(RANKS)
+    for _ in range(SWEEPS):
+        for factor, count in zip(factors, counts, strict=True):
+            step = np.bincount(factor, rest) / count
+            rest = rest - step[factor]
+        effect[: step.size] += step
+    return effect - effect.mean()
 
 
 class TextureRuler:
@@ -65,47 +134,77 @@ class TextureRuler:
 
     Parameters
     ----------
-    profiles : numpy.ndarray, shape (scans, RANKS)
+    profiles : numpy.ndarray, shape (scans, COLUMNS)
         Texture profiles of the training scans after a histogram match.
     deviations : numpy.ndarray, shape (scans, LEVELS)
         Their own quantiles less the mean ones.
     components : int
-        Principal deviations that are predicted.
-    ridge : float
-        Relative to the mean square of a standardised profile.
+        Principal deviations that are predicted, each by that set of columns and that ridge
+        (relative to the mean square of a standardised profile) whose leave-one-out error is least;
+        one that no set predicts better than the mean does is not predicted.
     """
 
-    def __init__(self, profiles, deviations, components=4, ridge=0.1):
+    def __init__(self, profiles, deviations, components=COMPONENTS):
         self.centre = profiles.mean(axis=0)
         self.scale = np.maximum(profiles.std(axis=0), 1e-6)
         standard = (profiles - self.centre) / self.scale
         self.offset = deviations.mean(axis=0)
-        _, _, modes = np.linalg.svd(deviations - self.offset, full_matrices=False)
-        modes = modes[: min(components, len(profiles) - 1)]
-        kernel = standard @ standard.T / RANKS + ridge * np.eye(len(profiles))
-        dual = np.linalg.solve(kernel, (deviations - self.offset) @ modes.T)
-        self.weights = standard.T @ dual @ modes / RANKS
+        modes = np.linalg.svd(deviations - self.offset, full_matrices=False)[2]
+        self.modes = modes[: min(components, len(profiles) - 1)]
+        scores = (deviations - self.offset) @ self.modes.T
+        self.limit = REACH * np.abs(scores).max(axis=0)
+        self.weights = np.stack([_best_ridge(standard, s) for s in scores.T], axis=1)
 
     @classmethod
-    def from_arrays(cls, centre, scale, offset, weights):
+    def from_arrays(cls, centre, scale, offset, weights, modes, limit):
         """A ruler from what :attr:`arrays` gave."""
         ruler = cls.__new__(cls)
-        ruler.centre, ruler.scale = np.asarray(centre), np.asarray(scale)
-        ruler.offset, ruler.weights = np.asarray(offset), np.asarray(weights)
+        ruler.centre, ruler.scale, ruler.offset = map(np.asarray, (centre, scale, offset))
+        ruler.weights, ruler.modes, ruler.limit = map(np.asarray, (weights, modes, limit))
         return ruler
 
     @property
     def arrays(self):
         """What the ruler is made of, by name."""
-        return {name: getattr(self, name) for name in ("centre", "scale", "offset", "weights")}
+        names = ("centre", "scale", "offset", "weights", "modes", "limit")
+        return {name: getattr(self, name) for name in names}
 
     def predict(self, profile):
         """Deviation from the mean quantiles, shape (LEVELS,), of a scan's texture profile."""
-        return self.offset + (profile - self.centre) / self.scale @ self.weights
+        scores = (profile - self.centre) / self.scale @ self.weights
+        return self.offset + np.clip(scores, -self.limit, self.limit) @ self.modes
 
     def distance(self, profile):
         """How far a profile lies from the training scans': root mean square of its z-values."""
         return float(np.sqrt(np.mean(((profile - self.centre) / self.scale) ** 2)))
+
+
+def _best_ridge(standard, scores):
+    """Weights, shape (COLUMNS,), of the set and ridge of least leave-one-out error.
+
+    Parameters
+    ----------
+    standard : numpy.ndarray, shape (scans, COLUMNS)
+        Standardised profiles.
+    scores : numpy.ndarray, shape (scans,)
+        Of mean 0.
+    """
+    n = len(scores)
+    best, least = np.zeros(COLUMNS), float(np.square(scores * n / (n - 1)).sum())
+    for columns in SETS:
+        used = np.zeros(COLUMNS)
+        for part in columns:
+            used[part] = 1 / (len(columns) * RANKS)
+        kernel = (standard * used) @ standard.T
+        for ridge in RIDGES:
+            hat = np.linalg.solve(kernel + ridge * np.eye(n), kernel).T
+            # The mean is fitted too: a part 1 / n of each scan's own leverage.
+            left = (scores - hat @ scores) / (1 - np.diag(hat) - 1 / n)
+            error = float(np.square(left).sum())
+            if error < least:
+                dual = np.linalg.solve(kernel + ridge * np.eye(n), scores)
+                best, least = used * (standard.T @ dual), error
+    return best
 
 
 def leave_one_out(profiles, deviations, **settings):

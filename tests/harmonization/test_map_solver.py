@@ -21,6 +21,7 @@ from bh_bids.mapping.calibration import calibrate
 from bh_bids.mapping.field import (
     WHOLE,
     Lattice,
+    contrast_power,
     field_spread,
     log_field,
     orders,
@@ -286,7 +287,11 @@ def test_the_fields_gate_opens_with_its_spread(domain, short, weight):
     source = make_scan(33) * np.exp(a_field(0.1))
     full = solve(source, make_model(domain), noise=False)
     assert full.decisions["Bias"]["Weight"] == 1
-    spread = field_spread(full.mapping.coefficients, *_inside())
+    # The gate's spread is that at the target's contrast.
+    lattice, inside = _inside()
+    own = brain_quantiles(lattice(full.scaled_source)[inside])
+    power = contrast_power(own, domain.calibration.quantiles)
+    spread = field_spread(power * full.mapping.coefficients, lattice, inside)
     usual = np.full(10, spread - short * module.FIELD_RAMP)
     result = solve(source, make_model(domain, null_spread=usual), noise=False)
     decision = result.decisions["Bias"]
@@ -340,7 +345,11 @@ def test_noises_gate_opens_at_its_level(model, set_noise, sigma, applied):
 def test_the_ruler_is_trusted_only_where_it_knows_the_texture(domain):
     calibration = domain.calibration
     source = make_scan(36) ** 0.7
-    trusted = {"ruler_gain": np.asarray(0.5), "sharpness": calibration.sharpness * [1, 20]}
+    trusted = {
+        "ruler_gain": np.asarray(0.5),
+        "ruler_scale": 1.5 * calibration.ruler_scale,
+        "sharpness": calibration.sharpness * [1, 20],
+    }
 
     def ruler(**changes):
         model = make_model(domain, **{**trusted, **changes})
@@ -349,9 +358,9 @@ def test_the_ruler_is_trusted_only_where_it_knows_the_texture(domain):
         ]
 
     near = ruler()
-    assert near["Weight"] == 1 and near["Distance"] < 2
-    for distance, weight in ((1.99, 1), (2.5, 0.5), (3.01, 0)):
-        scale = calibration.ruler_scale * (near["Distance"] / distance)
+    assert near["Weight"] == 1 and near["Distance"] < 1.5
+    for distance, weight in ((1.49, 1), (1.75, 0.5), (2.01, 0)):
+        scale = trusted["ruler_scale"] * (near["Distance"] / distance)
         found = ruler(ruler_scale=scale)
         assert found["Distance"] == pytest.approx(distance, abs=0.01)
         assert found["Weight"] == pytest.approx(weight, abs=0.02)

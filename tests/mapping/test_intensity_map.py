@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from bh_bids.mapping.intensity import (
     LEVELS,
     SHARES,
+    STEEPEST_TAIL,
     TAIL_KNOTS,
     IntensityMap,
     brain_quantiles,
@@ -41,15 +42,38 @@ def test_what_lies_below_all_knots_goes_straight_to_zero(own, target):
 
 @given(quantiles, quantiles)
 @settings(max_examples=60, deadline=None)
-def test_what_lies_above_all_knots_goes_on_straight(own, target):
+def test_what_lies_above_all_knots_goes_on_as_a_power(own, target):
+    """Straight in logarithms, through the last knot."""
     found = map_between(own, target)
-    top = found.knots_in[-1]
-    here, near, far = (float(v) for v in found(top + np.array([0.0, 1.0, 2.0])))
-    assert far - near == pytest.approx(near - here, rel=1e-3, abs=1e-4)
-    if len(found.knots_in) >= TAIL_KNOTS:
-        rise = found.knots_out[-1] - found.knots_out[-TAIL_KNOTS]
-        run = found.knots_in[-1] - found.knots_in[-TAIL_KNOTS]
-        assert near - here == pytest.approx(rise / run, rel=1e-3, abs=1e-4)
+    top, high = found.knots_in[-1], found.knots_out[-1]
+    here, near, far = (float(v) for v in found(top * np.array([1.0, 2.0, 4.0])))
+    assert here == pytest.approx(high, rel=1e-5)
+    if found.knots_in[max(-TAIL_KNOTS, -len(found.knots_in))] > 0:
+        assert far / near == pytest.approx(near / here, rel=1e-3)
+        assert near / here <= 2**STEEPEST_TAIL * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("exponent", [0.4, 1.0, 2.5])
+def test_the_tail_of_a_power_is_the_power(exponent):
+    own = np.linspace(0.1, 1.0, LEVELS)
+    found = map_between(own, own**exponent)
+    np.testing.assert_allclose(found(np.array([2.0, 3.0])), [2**exponent, 3**exponent], rtol=1e-4)
+
+
+@pytest.mark.parametrize("gap", [lambda x: np.expm1(x), lambda x: np.log1p(3 * x)])
+def test_vessels_keep_about_their_brightness_under_a_gap(gap):
+    """Nearer to the truth than a straight line, three times as bright as the last quantile."""
+    own = np.linspace(0.1, 1.0, LEVELS)
+    found = map_between(gap(own), own)
+    straight = 1 + (own[-1] - own[-TAIL_KNOTS]) / (gap(own[-1]) - gap(own[-TAIL_KNOTS])) * (
+        gap(3.0) - gap(1.0)
+    )
+    assert abs(float(found(np.array([gap(3.0)]))[0]) - 3) < 0.75 * abs(straight - 3)
+
+
+def test_straight_lines_go_on_straight():
+    found = IntensityMap(np.array([0.0, 1.0]), np.array([0.2, 0.7]))
+    np.testing.assert_allclose(found(np.array([2.0, 4.0])), [1.2, 2.2], rtol=1e-6)
 
 
 @given(

@@ -52,7 +52,12 @@ def test_sizes_named_in_the_text(section):
         f"block $B$ of {field.BLOCK:.0f} mm",
         f"voxels {field.SPACING:.0f} mm apart",
         f"from {field.ANNEALING[0]} to {field.ANNEALING[-1]} in {len(field.ANNEALING)} steps",
-        f"{texture.RANKS} ranks",
+        f"the rank (one of {texture.RANKS})",
+        f"block of {texture.PLACE} voxels",
+        f"stratum (one of {texture.STRATA}, equally filled)",
+        "= {}, {:.0f}, {:.0f} and {} voxels".format(*texture.SCALES),
+        f"the steepest {100 * (1 - texture.RAMPS):.0f} % of voxels",
+        f"cut off at {texture.REACH} times",
         f"from {low} to {high}, and told",
         f"{nine} levels and {denoise.SLICES} slices",
     ):
