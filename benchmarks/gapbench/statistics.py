@@ -1,10 +1,8 @@
-"""Means over participants, worst participants, and paired bootstrap intervals."""
+"""Means over participants and worst participants of the benchmark's metrics."""
 
 from typing import NamedTuple
 
 import numpy as np
-
-RESAMPLES = 10_000
 
 
 class Metric(NamedTuple):
@@ -40,14 +38,6 @@ METRICS = (
 )
 
 
-class Interval(NamedTuple):
-    """A mean difference and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def by_participant(records, gap, method, metric):
     """Mean over seeds of each participant's metric; participants without a value are left out."""
     values = {}
@@ -64,28 +54,3 @@ def worst(values, metric):
     if metric.name == "lesion_kept":
         return float(values[np.argmax(np.abs(values - 100))])
     return float(values.min() if metric.more_is_better else values.max())
-
-
-def paired_difference(own, other, seed=0):
-    """Mean difference over the participants of both, with its bootstrap interval.
-
-    Parameters
-    ----------
-    own, other : dict of str to float
-        Value per participant.
-    seed : int
-        Of the resampling.
-
-    Returns
-    -------
-    Interval or None
-        Percentiles 2.5 and 97.5 over 10,000 resamples of participants; None without any.
-    """
-    shared = [p for p in own if p in other]
-    if not shared:
-        return None
-    differences = np.array([own[p] - other[p] for p in shared])
-    draws = np.random.default_rng(seed).integers(0, len(shared), (RESAMPLES, len(shared)))
-    means = differences[draws].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(differences.mean()), float(low), float(high))

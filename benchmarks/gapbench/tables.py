@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from bh_bids.evaluation.statistics import paired_difference
+
 from .methods import REFERENCE
-from .statistics import METRICS, by_participant, paired_difference, worst
+from .statistics import METRICS, by_participant, worst
 
 GIB = 2**30
 

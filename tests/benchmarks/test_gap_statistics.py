@@ -35,7 +35,7 @@ def test_signed_changes_do_not_cancel_and_missing_values_are_left_out():
 
 
 def test_paired_interval_is_that_of_the_mean_and_ignores_the_participants_level():
-    from gapbench.statistics import paired_difference
+    from bh_bids.evaluation.statistics import paired_difference
 
     rng = np.random.default_rng(0)
     level = rng.normal(30, 10, 200)
@@ -51,7 +51,7 @@ def test_paired_interval_is_that_of_the_mean_and_ignores_the_participants_level(
 
 
 def test_intervals_of_few_participants():
-    from gapbench.statistics import paired_difference
+    from bh_bids.evaluation.statistics import paired_difference
 
     assert paired_difference({"01": 3.0}, {"02": 1.0}) is None
     assert paired_difference({"01": 3.0, "02": 9.0}, {"01": 1.0}) == (2.0, 2.0, 2.0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bh_bids.errors import InputError
-from bh_bids.evaluation.similarity import ncc, psnr, ssim
+from bh_bids.evaluation.similarity import ncc, nmi, psnr, ssim, ssim_slices
 
 
 def pair(seed=0, shape=(24, 26, 28)):
@@ -93,3 +93,43 @@ def test_unlike_grids_and_empty_masks_are_refused(measure):
         measure(a, b[1:], np.ones(a.shape, bool))
     with pytest.raises(InputError, match="empty"):
         measure(a, b, np.zeros(a.shape, bool))
+
+
+def test_slicewise_similarity_is_the_mean_of_scikit_images_slices():
+    from skimage.metrics import structural_similarity
+
+    rng = np.random.default_rng(0)
+    a = rng.uniform(size=(24, 26, 9)).astype(np.float32)
+    b = np.clip(a + 0.1 * rng.normal(size=a.shape), 0, 1).astype(np.float32)
+    mask = np.zeros(a.shape, bool)
+    mask[8:16, 8:18, 2:7] = True
+    mask[10:12, 10:12, 7] = True  # a slice with little brain counts as any other
+    a, b = (np.where(mask, v, 0) for v in (a, b))
+    expected = []
+    for k in range(2, 8):
+        _, local = structural_similarity(
+            a[:, :, k], b[:, :, k], data_range=1.0, gaussian_weights=True, sigma=1.5,
+            use_sample_covariance=False, full=True,
+        )  # fmt: skip
+        expected.append(local[mask[:, :, k]].mean())
+    assert ssim_slices(a, b, mask) == pytest.approx(np.mean(expected), abs=1e-5)
+    assert ssim_slices(a, a, mask) == pytest.approx(1)
+
+
+def test_mutual_information_of_hand_made_cases():
+    grid = np.indices((4, 4, 4))
+    mask = np.ones((4, 4, 4), bool)
+    # Four values that determine each other: 2. Two independent ones: H(a) + H(b) = H(a, b).
+    assert nmi(grid[0], 10 - grid[0], mask) == pytest.approx(2)
+    assert nmi(grid[0], grid[1], mask) == pytest.approx(1)
+    assert nmi(grid[0], np.zeros((4, 4, 4)), mask) == 1
+    # Half of one bit is shared: (2 + 1) / 2 with b a function of a.
+    assert nmi(grid[0], grid[0] // 2, mask) == pytest.approx(1.5)
+
+
+def test_mutual_information_does_not_ask_for_the_same_contrast():
+    rng = np.random.default_rng(0)
+    a = rng.uniform(size=(20, 20, 20))
+    mask = np.ones(a.shape, bool)
+    inverted, noisy = 1 - a**2, a + rng.normal(size=a.shape)
+    assert nmi(a, inverted, mask) > 1.5 > nmi(a, noisy, mask)
