@@ -1,0 +1,1 @@
+"""The group level: did harmonization help a study, and more than the alternatives?"""

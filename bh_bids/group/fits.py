@@ -1,0 +1,261 @@
+"""What is fitted before a scan is measured, always on other participants than the scan's own.
+
+Participants are dealt to folds. Comparators, the target's reference and the network that labels
+tissues are fitted once for each fold, on the target scans (and, where a comparator trains, on the
+site's scans) of all other folds.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..comparators import COMPARATORS, LazyScans, Scan, fit_cached
+from ..errors import InputError
+from ..evaluation.scan import reference_from_quantiles, reference_from_scans
+from .cases import open_case
+from .volumes import read_preproc
+
+#: Target scans that the network that labels tissues is trained on, at most.
+MOST_LABELLED = 12
+
+
+class Fits:
+    """Everything fitted, when it is first needed; only what the last case needed is kept.
+
+    Parameters
+    ----------
+    targets : list of Record
+        The target's scans, one of each participant.
+    cases : list of Case
+        All cases, for the comparators that train.
+    model : bh_bids.flow.model.TargetModel or None
+        Stands in where a fold has no target scans.
+    store : bh_bids.group.store.Store
+    folds : int
+    seed : int
+    device : str
+    report : callable
+        Takes one sentence at a time.
+    segmenter : callable or None
+        Makes an unfitted tissue network; None where tissues are told by intensity.
+    """
+
+    def __init__(
+        self, targets, cases, model, store, *, folds, seed, device, report, segmenter=None
+    ):
+        self.targets, self.cases, self.model, self.store = targets, cases, model, store
+        self.seed, self.device, self.report, self.segmenter = seed, device, report, segmenter
+        labels = list(dict.fromkeys(record.participant for record in targets))
+        self.folds = max(1, min(folds, len(labels)))
+        self._fold = {label: k % self.folds for k, label in enumerate(labels)}
+        self._kept = {}
+
+    def fold(self, case):
+        """Fold of a case's participant; -1 where they have no target scan."""
+        return self._fold.get(case.participant, -1)
+
+    def _others(self, fold):
+        """Target scans of participants of other folds."""
+        return [r for r in self.targets if self._fold[r.participant] != fold]
+
+    def about(self, name, case):
+        """All that a fit depends on, as JSON takes it.
+
+        Parameters
+        ----------
+        name : str
+            A comparator, "reference" or "segmenter".
+        case : Case
+
+        Returns
+        -------
+        dict
+        """
+        fold = self.fold(case)
+        scans = [self._hashes(r) for r in self._others(fold)]
+        found = {"name": name, "targets": scans}
+        if not scans:
+            found["model"] = self.model and self.model.metadata.get("Intensity")
+        if name in COMPARATORS:
+            comparator = COMPARATORS[name]()
+            found |= {"settings": comparator.settings(), "recipe": comparator.recipe}
+            if comparator.trains:
+                training = self._training(case)
+                found["sources"] = [[c.site, *self._hashes(c.scan)] for c in training]
+        elif name == "segmenter" and self.segmenter is not None:
+            network = self.segmenter()
+            found |= {"settings": network.settings(), "recipe": network.recipe}
+        return found
+
+    def _hashes(self, record):
+        return [self.store.hash(record.preproc), self.store.hash(record.mask)]
+
+    def _training(self, case):
+        """The site's cases of participants of other folds."""
+        fold = self.fold(case)
+        return [
+            c for c in self.cases
+            if c.site == case.site and c.gap == case.gap and c.participant != case.participant
+            and (fold < 0 or self.fold(c) != fold)
+        ]  # fmt: skip
+
+    def _keep(self, key, make):
+        """Make something once for a fold (and site); what another fold or site needed is let go.
+
+        A failure is kept too: what cannot be fitted is not tried again for every scan.
+        """
+        if key not in self._kept:
+            place = key[1:]
+            same = {k: v for k, v in self._kept.items() if k[1] == place[0]}
+            self._kept = {k: v for k, v in same.items() if len(k) < 3 or k[1:] == place}
+            try:
+                self._kept[key] = make()
+            except InputError as error:
+                self._kept[key] = error
+        found = self._kept[key]
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def comparator(self, name, case):
+        """A comparator, fitted for a case.
+
+        Raises
+        ------
+        InputError
+            If there is nothing to fit it to.
+        """
+        fold = self.fold(case)
+        if COMPARATORS[name].trains:
+            return self._keep((name, fold, case.site), lambda: self._train(name, case))
+        return self._keep((name, fold), lambda: self._match(name, fold))
+
+    def _match(self, name, fold):
+        comparator = COMPARATORS[name]()
+        records = self._others(fold)
+        if records:
+            readers = [_reader(record) for record in records]
+            return comparator.fit([], LazyScans(readers), seed=self.seed)
+        return restore_from_model(comparator, self.model)
+
+    def _train(self, name, case):
+        comparator = COMPARATORS[name]()
+        training = self._training(case)
+        if comparator.needs_pairs:
+            training = [c for c in training if c.target is not None]
+            targets = LazyScans([self._truth_reader(c) for c in training])
+        else:
+            targets = LazyScans([_reader(r) for r in self._others(self.fold(case))])
+        sources = LazyScans([self._source_reader(c) for c in training])
+        self.report(
+            f"{comparator.title}, {case.site}, fold {self.fold(case) + 1} of {self.folds}: "
+            f"{len(sources)} source and {len(targets)} target scans"
+        )
+        return fit_cached(
+            comparator, sources, targets, self.store.folder / "comparators",
+            seed=self.seed, device=self.device, report=self.report,
+        )  # fmt: skip
+
+    def _source_reader(self, case):
+        def read():
+            opened = open_case(case, self.store, self.seed)
+            return Scan(opened.source, opened.mask, case.participant)
+
+        return read
+
+    def _truth_reader(self, case):
+        def read():
+            opened = open_case(case, self.store, self.seed)
+            return Scan(opened.truth, opened.truth_mask, case.participant)
+
+        return read
+
+    def reference(self, case):
+        """The target domain's reference for a case; None where nothing is known of it."""
+        fold = self.fold(case)
+
+        def make():
+            records = self._others(fold)
+            if records:
+                return reference_from_scans(read_preproc(r)[:2] for r in records)
+            intensity = self.model.intensity if self.model is not None else {}
+            if not intensity.get("Quantiles") or not intensity.get("Modes"):
+                return None
+            return reference_from_quantiles(intensity["Quantiles"], intensity["Modes"])
+
+        return self._keep(("reference", fold), make)
+
+    def labeller(self, case):
+        """The network that labels tissues, fitted for a case; None where there is none."""
+        fold = self.fold(case)
+        records = self._others(fold)[:MOST_LABELLED]
+        if self.segmenter is None or not records:
+            return None
+
+        def make():
+            network = self.segmenter()
+            return network.fit_cached(
+                LazyScans([_reader(r) for r in records]),
+                self.store.folder / "segmentation",
+                seed=self.seed, device=self.device, report=self.report,
+            )  # fmt: skip
+
+        return self._keep(("segmenter", fold), make)
+
+
+def _reader(record):
+    def read():
+        volume, mask, _ = read_preproc(record)
+        return Scan(volume, mask, record.participant)
+
+    return read
+
+
+def restore_from_model(comparator, model):
+    """Fit a comparator that trains nothing to what a model remembers of its target domain.
+
+    Parameters
+    ----------
+    comparator : bh_bids.comparators.Comparator
+    model : bh_bids.flow.model.TargetModel or None
+
+    Returns
+    -------
+    bh_bids.comparators.Comparator
+
+    Raises
+    ------
+    InputError
+        If there is no model, or it does not remember enough.
+    """
+    title = comparator.title
+    if model is None or model.mean is None:
+        raise InputError(f"{title} needs target scans or a model, and there are neither.")
+    if comparator.name == "ssimh":
+        return comparator.restore({"reference": model.mean})
+    if comparator.name in ("gain", "hm", "nyul"):
+        return comparator.restore({"quantiles": model.intensity["Quantiles"]})
+    raise InputError(f"{title} needs target scans of other participants, and there are none.")
+
+
+def gap_harmonizer(model, method, seed, device):
+    """The harmonization of simulated sources.
+
+    Parameters
+    ----------
+    model : bh_bids.flow.model.TargetModel
+    method, device : str
+    seed : int
+
+    Returns
+    -------
+    callable
+        ``f(volume, mask)`` gives a volume in target units.
+    """
+    from ..harmonization import harmonize
+
+    def run(volume, mask):
+        result = harmonize(volume, mask, model, method=method, seed=seed, device=device)
+        return (result.volume / np.float32(result.target_scale)).astype(np.float32)
+
+    return run

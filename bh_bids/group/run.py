@@ -1,0 +1,190 @@
+"""The group level: collect, compare, tell."""
+
+import sys
+from pathlib import Path
+
+from ..derivatives import model_sha256, software_versions
+from ..errors import InputError, ModelError
+from .cases import gap_cases, scan_cases
+from .evaluate import Evaluation
+from .fits import Fits, gap_harmonizer
+from .store import Store
+from .study import read_study
+from .summary import find_outliers, site_effects, summarize
+from .tables import write_effects, write_gaps, write_scans, write_summary
+from .target import choose_target, find_pairs
+from .volumes import Case
+
+DEFAULT_SPACE = "MNI152NLin2009aSym"
+
+
+def run_group(settings):
+    """Evaluate a study from its derivatives, and write tables and the report.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+
+    Returns
+    -------
+    int
+        0; 1 if a participant has no results or a scan could not be measured.
+
+    Raises
+    ------
+    BHError
+        If there are no results at all, or the target or the model that was asked for is not there.
+    """
+    from ..reports.group_page import write_group_page
+
+    output = Path(settings.output_dir)
+    model = _model(settings, output)
+    space = model.space if model is not None else DEFAULT_SPACE
+    study = read_study(
+        output, settings.bids_dir, space, settings.participant_label, settings.session_label
+    )
+    sites = choose_target(study, settings.target, model and model.target_domain)
+    print(f"bh-bids: {sites.sentence}", file=sys.stderr)
+    store = Store(Path(settings.work_dir) / "group")
+    try:
+        found = _evaluate(settings, study, sites, model, store)
+        paths = _write(output, study, sites, found)
+        paths.append(write_group_page(output, study, sites, found, settings, model, store))
+    finally:
+        store.close()
+    for path in paths:
+        print(path)
+    for label, reason in study.missing.items():
+        print(f"bh-bids: no results of sub-{label}: {reason}", file=sys.stderr)
+    return 1 if study.missing or study.problems else 0
+
+
+class Findings:
+    """What the evaluation found.
+
+    Attributes
+    ----------
+    rows : list of bh_bids.group.evaluate.Row
+        Of source scans.
+    targets : list of Row
+        Of the target's untouched scans.
+    gaps : list of Row
+        Of simulated gaps.
+    methods : list of str
+    summary, gap_summary : list of dict
+    effects : list of bh_bids.group.summary.SiteEffect
+    outliers : list of dict
+    evaluation : bh_bids.group.evaluate.Evaluation
+    """
+
+    def __init__(self, evaluation, rows, targets, gaps, study, seed):
+        self.evaluation, self.rows, self.targets, self.gaps = evaluation, rows, targets, gaps
+        seen = {r.method for r in [*rows, *gaps]}
+        self.methods = [m for m in evaluation.methods if m in seen]
+        self.summary = summarize(rows, self.methods, seed)
+        self.gap_summary = summarize(gaps, self.methods, seed)
+        self.effects = site_effects(rows, targets, self.methods, study.participants, seed)
+        self.outliers = find_outliers(rows)
+
+
+def _evaluate(settings, study, sites, model, store):
+    pairs = find_pairs(study, sites)
+    cases = scan_cases(study, sites, pairs)
+    targets = [
+        r for r in study.records if r.preproc and sites.target and sites.of[r.key] == sites.target
+    ]
+    first = list({r.participant: r for r in reversed(targets)}.values())[::-1]
+    gaps = gap_cases(first, settings.simulate_gaps)
+    if settings.simulate_gaps and not first:
+        raise InputError(
+            "--simulate-gaps needs scans of the target, and none were told: give --target."
+        )
+    fits = Fits(
+        first,
+        [*cases, *gaps],
+        model,
+        store,
+        folds=settings.folds,
+        seed=settings.random_seed,
+        device=settings.device,
+        report=lambda sentence: print(f"bh-bids: {sentence}", file=sys.stderr, flush=True),
+        segmenter=_segmenter(settings),
+    )
+    harmonize, key = None, ""
+    if gaps and model is not None:
+        harmonize = gap_harmonizer(model, settings.method, settings.random_seed, settings.device)
+        key = [model_sha256(model.metadata), settings.method]
+    methods = ["source", "harmonized", *settings.comparators]
+    evaluation = Evaluation(
+        fits, store, methods, seed=settings.random_seed, harmonize=harmonize, model_key=key,
+        problems=study.problems,
+    )  # fmt: skip
+    rows = _ordered(evaluation.rows(cases), cases)
+    own = [Case(r, sites.target) for r in targets]
+    untouched = Evaluation(
+        fits, store, ["source"], seed=settings.random_seed, problems=study.problems
+    )
+    told = _ordered(untouched.rows(own), own)
+    return Findings(
+        evaluation, rows, told, _ordered(evaluation.rows(gaps), gaps), study, settings.random_seed
+    )
+
+
+def _ordered(rows, cases):
+    """Rows in the cases' order, whatever the order of measuring."""
+    place = {(case.scan.key, case.site): k for k, case in enumerate(cases)}
+    return sorted(rows, key=lambda row: place[row.case.scan.key, row.case.site])
+
+
+def _segmenter(settings):
+    if not settings.segmentation:
+        return None
+    from ..evaluation.segmentation import TissueNetwork
+
+    return TissueNetwork
+
+
+def _model(settings, output):
+    """The model that the results name, or that was asked for; None where it is not to be had."""
+    from ..flow.model import load_model
+
+    try:
+        model = load_model(settings.model)
+    except ModelError:
+        if settings.model != "default":
+            raise
+        return None
+    return model if model.calibrated else None
+
+
+def _write(output, study, sites, found):
+    paths = write_scans(output, study, sites, found.rows)
+    if found.summary:
+        paths.append(write_summary(output, "summary", found.summary))
+    if found.effects:
+        paths.append(write_effects(output, found.effects))
+    if found.gaps:
+        paths.append(write_gaps(output, found.gaps))
+        paths.append(write_summary(output, "gapsummary", found.gap_summary))
+    return paths
+
+
+def about_run(settings, model):
+    """What a reader must know to repeat the evaluation.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+    model : bh_bids.flow.model.TargetModel or None
+
+    Returns
+    -------
+    dict of str to str
+    """
+    return {
+        "Model": f"{model.name} {model.version}".strip() if model is not None else "none",
+        "Weights": model.weights_sha256[:12] if model is not None else "",
+        "Seed": str(settings.random_seed),
+        "Folds": str(settings.folds),
+        **software_versions(),
+    }
