@@ -57,9 +57,10 @@ def run(settings, action=None):
         If nothing can be started.
     """
     if settings.analysis_level == "group":
-        from .group import collect_metrics
+        from .group.run import run_group
 
-        return collect_metrics(settings)
+        make_writable(settings.output_dir)
+        return run_group(settings)
     check_folders(settings)
     if not settings.skip_bids_validation:
         check_dataset(settings.bids_dir)

@@ -10,6 +10,8 @@ from .errors import InputError
 
 # Known here, too, so that the command line need not import what computes.
 METHODS = ("map", "paper")
+COMPARATORS = ("gain", "hm", "hm-whole", "nyul", "ssimh", "unet", "unet-3plane", "cyclegan")
+FAST_COMPARATORS = COMPARATORS[:5]
 
 
 def _available_cpus():
@@ -52,6 +54,11 @@ class Settings:
     skull_strip_t1w: str = "auto"
     template: str | None = None
     output_spaces: tuple = ()
+    target: str | None = None
+    comparators: tuple = FAST_COMPARATORS
+    segmentation: bool = False
+    simulate_gaps: tuple = ()
+    folds: int = 2
     random_seed: int = 0
     nprocs: int = field(default_factory=_available_cpus)
     omp_nthreads: int | None = None
@@ -89,7 +96,7 @@ class Settings:
 
 
 _PATHS = {"bids_dir", "output_dir", "work_dir", "bids_database_dir", "use_plugin"}
-_TUPLES = {"participant_label", "session_label", "output_spaces"}
+_TUPLES = {"participant_label", "session_label", "output_spaces", "comparators", "simulate_gaps"}
 _ANNOTATIONS = {item.name: getattr(item.type, "__name__", item.type) for item in fields(Settings)}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import InputError
-from ..settings import METHODS, Settings, read_toml
+from ..settings import COMPARATORS, METHODS, Settings, read_toml
 
 DESCRIPTION = """\
 Harmonize T1-weighted MR images blindly: bring scans of any scanner to look as if a target
@@ -17,6 +17,7 @@ examples:
   bh-bids /bids /out participant --participant-label 01 02 --nprocs 8 --mem-gb 16
   bh-bids /bids /out participant --model models/our-trio --device cuda
   bh-bids /bids /out group
+  bh-bids /bids /out group --target ses-trio --comparators hm unet --segmentation
 
 exit codes: 0 all went well; 1 something failed (the others are finished); 2 wrong usage;
 70 no workflow could be built."""
@@ -41,13 +42,15 @@ def build_parser():
     parser.add_argument(
         "analysis_level",
         choices=("participant", "group"),
-        help="participant: harmonize; group: collect the metrics of all participants",
+        help="participant: harmonize; group: compare the results with the target and with other "
+        "methods",
     )
     parser.add_argument("--version", action="version", version=f"bh-bids {__version__}")
     parser.add_argument("-v", "--verbose", action="count", help="say more; -vv: everything")
     _add_selection(parser.add_argument_group("what to process"))
     _add_harmonization(parser.add_argument_group("harmonization"))
     _add_anatomy(parser.add_argument_group("anatomy"))
+    _add_group(parser.add_argument_group("group level"))
     _add_resources(parser.add_argument_group("resources"))
     _add_other(parser.add_argument_group("other"))
     return parser
@@ -102,6 +105,31 @@ def _add_anatomy(group):
     add("--template", metavar="NAME",
         help="TemplateFlow head template for brain extraction, from its cache or the network "
         "(default: the packaged one)")  # fmt: skip
+
+
+def _add_group(group):
+    add = group.add_argument
+    add("--target", metavar="TARGET",
+        help="which scans are the target's: ses-LABEL or another entity, or NAME=VALUE with a "
+        "column of participants.tsv or a field of the sidecars (default: the scanner on the "
+        "model's card)")  # fmt: skip
+    add("--comparators", nargs="+", choices=(*COMPARATORS, "none"), metavar="NAME",
+        help=f"methods to compare with: {', '.join(COMPARATORS)}, or none; the last three train "
+        "networks (default: the others)")  # fmt: skip
+    add(
+        "--segmentation",
+        action="store_true",
+        help="train a network on target scans that labels tissues, and compare its labels",
+    )
+    add("--simulate-gaps", nargs="*", metavar="GAP",
+        help="also measure all methods on simulated gaps of the target's scans (default gaps: "
+        "exp log gamma0.7 gamma1.3 gamma1.5 tissue bias25 noise2 blur)")  # fmt: skip
+    add(
+        "--folds",
+        type=int,
+        metavar="N",
+        help="parts of the participants; what is fitted is fitted on the other parts (default: 2)",
+    )
 
 
 def _add_resources(group):
@@ -181,6 +209,19 @@ def _converted(given, parser):
         given["mem_gb"] = given.pop("mem_mb") / 1024
     if "output_spaces" in given:
         given["output_spaces"] = tuple(given["output_spaces"])
+    if "comparators" in given:
+        names = tuple(dict.fromkeys(given["comparators"]))
+        if "none" in names and len(names) > 1:
+            parser.error("--comparators takes either 'none' or names of comparators")
+        given["comparators"] = () if names == ("none",) else names
+    if "simulate_gaps" in given:
+        from ..simulation.cases import CASES, DEFAULT_GAPS
+
+        gaps = tuple(dict.fromkeys(given["simulate_gaps"])) or DEFAULT_GAPS
+        unknown = [gap for gap in gaps if gap not in CASES]
+        if unknown:
+            parser.error(f"--simulate-gaps: there is no gap {unknown[0]} ({', '.join(CASES)})")
+        given["simulate_gaps"] = gaps
     if "bids_filter_file" in given:
         given["bids_filters"] = read_filter_file(given.pop("bids_filter_file"))
     if "derivatives" in given:
@@ -210,6 +251,8 @@ def _check(settings, parser):
         parser.error("--nprocs and --omp-nthreads must be at least 1")
     if settings.mem_gb is not None and not settings.mem_gb > 0:
         parser.error("--mem-gb must be positive")
+    if settings.folds < 2:
+        parser.error("--folds must be at least 2")
     if settings.random_seed < 0:
         parser.error("--random-seed must not be negative")
     choices = {"analysis_level": ("participant", "group"), "method": METHODS,

@@ -8,12 +8,6 @@ import numpy as np
 from ..errors import InputError
 from .volumes import Case, read_harmonized, read_preproc, read_truth
 
-#: What ``--simulate-gaps`` takes where no gap is named: the paper's three, and what no map of
-#: intensities undoes.
-DEFAULT_GAPS = (
-    "exp", "log", "gamma0.7", "gamma1.3", "gamma1.5", "tissue", "bias25", "noise2", "blur"
-)  # fmt: skip
-
 
 class Opened(NamedTuple):
     """A case's volumes, target units, and the grid's affine.

@@ -177,7 +177,7 @@ class Evaluation:
 def voxel_volume(case, opened):
     """Volume of a voxel of the model's grid in the participant's own head, ml.
 
-    The head was scaled to the template: the brain's volume on the scan's own grid tells by how much.
+    The head was scaled to the template; the brain's volume on the scan's own grid tells how much.
     """
     own = case.scan.metrics.get("brain_volume_ml")
     grid = abs(float(np.linalg.det(opened.affine[:3, :3]))) / 1000

@@ -5,8 +5,6 @@ tissues are fitted once for each fold, on the target scans (and, where a compara
 site's scans) of all other folds.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..comparators import COMPARATORS, LazyScans, Scan, fit_cached
@@ -196,7 +194,7 @@ class Fits:
             network = self.segmenter()
             return network.fit_cached(
                 LazyScans([_reader(r) for r in records]),
-                self.store.folder / "segmentation",
+                folder=self.store.folder / "segmentation",
                 seed=self.seed, device=self.device, report=self.report,
             )  # fmt: skip
 

@@ -38,12 +38,13 @@ def run_group(settings):
     from ..reports.group_page import write_group_page
 
     output = Path(settings.output_dir)
-    model = _model(settings, output)
+    model = _model(settings)
     space = model.space if model is not None else DEFAULT_SPACE
     study = read_study(
         output, settings.bids_dir, space, settings.participant_label, settings.session_label
     )
-    sites = choose_target(study, settings.target, model and model.target_domain)
+    model, card = _of_results(study, model, settings)
+    sites = choose_target(study, settings.target, card)
     print(f"bh-bids: {sites.sentence}", file=sys.stderr)
     store = Store(Path(settings.work_dir) / "group")
     try:
@@ -144,8 +145,8 @@ def _segmenter(settings):
     return TissueNetwork
 
 
-def _model(settings, output):
-    """The model that the results name, or that was asked for; None where it is not to be had."""
+def _model(settings):
+    """The model that was asked for; None where it is the packaged one and that is not to be had."""
     from ..flow.model import load_model
 
     try:
@@ -155,6 +156,25 @@ def _model(settings, output):
             raise
         return None
     return model if model.calibrated else None
+
+
+def _of_results(study, model, settings):
+    """The model if the results are of it, and what is known of its target domain."""
+    blocks = [r.harmonization for r in study.records if r.harmonization]
+    if not blocks or (model is not None and blocks[0].get("WeightsSHA256") == model.weights_sha256):
+        return model, model.target_domain if model is not None else {}
+    name, card = blocks[0].get("Model"), blocks[0].get("TargetDomain")
+    if settings.model != "default":
+        raise InputError(
+            f"The results were made with the model '{name}', not with {settings.model}: give the "
+            "one they were made with, or harmonize again."
+        )
+    print(
+        f"bh-bids: the results were made with the model '{name}': give it with --model for what "
+        "needs it (comparators without target scans, simulated gaps)",
+        file=sys.stderr,
+    )
+    return None, card if isinstance(card, dict) else {}
 
 
 def _write(output, study, sites, found):

@@ -142,9 +142,7 @@ def write_scans(output_dir, study, sites, rows):
     paths.append(write_table(output_dir, "harmonization", lines, dictionary))
     for method in methods:
         if method != "harmonized":
-            lines = [
-                {**_who(r.case.scan, sites), **r.scores} for r in rows if r.method == method
-            ]
+            lines = [{**_who(r.case.scan, sites), **r.scores} for r in rows if r.method == method]
             paths.append(write_table(output_dir, method, lines, {**_WHO, **columns}))
     return paths
 

@@ -16,6 +16,11 @@ from .pathology import add_lesions, cut_field_of_view, enlarge_ventricles
 ANATOMY_GAPS = ("ventricles", "fov", "lesion")
 ANATOMY_CONTRAST = "gamma0.7"
 CASES = ("none", *GAPS, *ANATOMY_GAPS)
+# What the group level simulates where no gap is named: the paper's three kinds of contrast, and
+# what no map of intensities undoes.
+DEFAULT_GAPS = (
+    "exp", "log", "gamma0.7", "gamma1.3", "gamma1.5", "tissue", "bias25", "noise2", "blur"
+)  # fmt: skip
 RANDOM_CASES = RANDOM_GAPS | {"lesion"}
 
 

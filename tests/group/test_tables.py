@@ -7,7 +7,7 @@ import pytest
 
 from bh_bids.errors import InputError
 from bh_bids.evaluation.participant import METRICS, write_tsv
-from bh_bids.group import collect_metrics
+from bh_bids.group.run import run_group
 from bh_bids.settings import Settings
 
 
@@ -31,7 +31,8 @@ def derivatives(tmp_path):
 
 def collect(folder):
     """Run the group level; it gets no raw data."""
-    return collect_metrics(Settings(bids_dir=folder / "absent", output_dir=folder))
+    settings = Settings(bids_dir=folder / "absent", output_dir=folder, work_dir=folder / "w")
+    return run_group(settings)
 
 
 def test_every_scan_is_one_row(derivatives):
