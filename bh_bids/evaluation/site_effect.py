@@ -12,6 +12,8 @@ from .distributions import contrast_ratios, label_tissues
 
 # Folds over participants; with fewer participants, each is a fold.
 MOST_FOLDS = 10
+# Of a number that is to be predicted.
+FEWEST = 8
 _SHARES = np.array([2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98]) / 100
 _SCALES = (0.7, 1.4, 2.8)
 _BLOCKS = 4
@@ -148,7 +150,8 @@ def predict_number(features, numbers, participants):
     Returns
     -------
     Prediction or None
-        Of ridge regression; None with fewer than four participants, or where nothing varies.
+        Of ridge regression; None with fewer than eight participants, or where nothing varies:
+        predictions of few participants who were left out correlate negatively by construction.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import cross_val_predict
@@ -156,7 +159,7 @@ def predict_number(features, numbers, participants):
     numbers = np.asarray(numbers, dtype=np.float64)
     used = np.isfinite(numbers)
     x, y, groups = np.asarray(features)[used], numbers[used], np.asarray(participants)[used]
-    if len(set(groups)) < 4 or y.std() == 0:
+    if len(set(groups)) < FEWEST or y.std() == 0:
         return None
     model = _scaled(RidgeCV(alphas=np.logspace(-1, 4, 11)))
     guessed = cross_val_predict(model, x, y, groups=groups, cv=_folds(groups))

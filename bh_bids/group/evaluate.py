@@ -54,12 +54,18 @@ class Evaluation:
         Hash of what ``harmonize`` depends on.
     problems : list of str
         Sentences on what could not be measured are added.
+
+    Attributes
+    ----------
+    notes : list of str
+        Sentences on comparators that could not be fitted.
     """
 
     def __init__(self, fits, store, methods, *, seed, harmonize=None, model_key="", problems=None):
         self.fits, self.store, self.methods, self.seed = fits, store, methods, seed
         self.harmonize, self.model_key = harmonize, model_key
         self.problems = [] if problems is None else problems
+        self.notes = []
         self._software = software_versions()
 
     def rows(self, cases):
@@ -88,6 +94,11 @@ class Evaluation:
     def _tell(self, sentence):
         self.problems.append(sentence)
         print(f"bh-bids: {sentence}", file=sys.stderr)
+
+    def _note(self, sentence):
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+            print(f"bh-bids: {sentence}", file=sys.stderr)
 
     def available(self, case):
         """Methods that a case has, or could have, an image of."""
@@ -137,9 +148,10 @@ class Evaluation:
         try:
             image = self.image(case, method, opened)
         except BHError as error:
-            sentence = f"{method}, {case.site}: {error}"
-            if sentence not in self.problems:
-                self._tell(sentence)
+            if method in ("source", "harmonized"):
+                self._tell(f"{case.scan.key} ({case.site}) could not be measured: {error}")
+            else:
+                self._note(f"{method}, {case.site}: {error}")
             return None
 
         def compute():

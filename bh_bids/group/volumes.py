@@ -1,12 +1,14 @@
 """A case of the evaluation, and its volumes: source, target scan of the same person, result."""
 
 import os
+import zlib
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
+from ..evaluation.similarity import nmi
 from ..intensity import to_target_units
 from .study import Record
 
@@ -58,7 +60,7 @@ def read_volume(path):
     try:
         image = nib.load(path)
         return np.asarray(image.dataobj, dtype=np.float32), image.affine
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(f"{path} cannot be read: {reason}. Process the scan again.") from None
 
@@ -135,7 +137,8 @@ def align(record, target, store, seed=0):
     Returns
     -------
     numpy.ndarray of float64, shape (4, 4)
-        RAS+ mm of the target scan to RAS+ mm of the source scan, affine.
+        RAS+ mm of the target scan to RAS+ mm of the source scan, affine; the identity where that
+        makes the two scans no less alike (mutual information).
     """
     about = [store.hash(p) for r in (record, target) for p in (r.preproc, r.mask)] + [seed]
 
@@ -143,13 +146,17 @@ def align(record, target, store, seed=0):
         # ITK reads it when it is loaded; registrations repeat bit for bit on one thread only.
         os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
         from ..anatomy.registration import register_brain
+        from ..anatomy.resampling import resample
 
         fixed, fixed_mask, fixed_affine = read_preproc(record)
         moving, moving_mask, moving_affine = read_preproc(target)
-        fixed = np.where(fixed_mask, fixed, 0)
-        return register_brain(
-            moving, moving_affine, moving_mask, fixed, fixed_affine, seed=seed
-        ).tolist()
+        matrix = register_brain(moving, moving_affine, moving_mask, fixed, fixed_affine, seed=seed)
+        grid = (fixed.shape, fixed_affine)
+        before, after = (
+            nmi(fixed, resample(moving, moving_affine, *grid, m), fixed_mask)
+            for m in (np.eye(4), matrix)
+        )
+        return (matrix if after > before else np.eye(4)).tolist()
 
     return np.array(store.recall("alignment", about, register))
 

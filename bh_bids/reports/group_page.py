@@ -75,6 +75,7 @@ def write_group_page(output_dir, study, sites, found, settings, model, store):
         outliers=[_outlier_view(o) for o in found.outliers],
         missing=[_missing_view(output_dir, label, why) for label, why in study.missing.items()],
         problems=study.problems,
+        notes=found.evaluation.notes,
         about=about_run(settings, model),
         training=_training_note(study, sites, model),
     )
@@ -124,17 +125,17 @@ def _verdict(found):
         word, state = _comparison(line, better)
         states.append(state)
         sentences.append((method, word, line))
-    state = "good" if states and all(s == "good" for s in states) else "look"
+    state = "pass" if states and all(s == "pass" for s in states) else "warn"
     return {"score": SCORES[score], "own": own, "lines": sentences, "state": state}
 
 
 def _comparison(line, better):
     if line["ci_low"] is None:
-        return "cannot be compared with", "look"
+        return "cannot be compared with", "warn"
     low, high = sorted((better * line["ci_low"], better * line["ci_high"]))
     if low > 0:
-        return "is better than", "good"
-    return ("is worse than", "look") if high < 0 else ("does not clearly differ from", "look")
+        return "is better than", "pass"
+    return ("is worse than", "warn") if high < 0 else ("does not clearly differ from", "warn")
 
 
 def _lines(summary, score):
@@ -347,7 +348,7 @@ def _scan_rows(study, sites, found):
         before, after = own.get("source"), own.get("harmonized")
         guards = [g for g in str(record.metrics.get("guards") or "").split("|") if g.strip()]
         target = sites.target is not None and sites.of[record.key] == sites.target
-        state = "failed" if not record.metrics else "look" if guards else "good"
+        state = "fail" if not record.metrics else "warn" if guards else "pass"
         scores = {
             "psnr_before": _score(before, "psnr"),
             "psnr_after": _score(after, "psnr"),

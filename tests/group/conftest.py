@@ -49,7 +49,9 @@ def write_scan(root, label, site, *, seed, harmonized=True):
     space = f"{stem}_space-{SPACE}_res-1_desc-"
     maker, model = SCANNERS[site]
     about = {"Manufacturer": maker, "ManufacturersModelName": model}
-    _save(anat / f"{space}preproc_T1w.nii.gz", np.where(mask, np.maximum(noisy, 0) * gain, 0), about)
+    _save(
+        anat / f"{space}preproc_T1w.nii.gz", np.where(mask, np.maximum(noisy, 0) * gain, 0), about
+    )
     _save(anat / f"{space}brain_mask.nii.gz", mask)
     raw = root / "bids" / f"sub-{label}" / f"ses-{site}" / "anat" / f"{stem}_T1w.json"
     raw.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,11 @@ def write_scan(root, label, site, *, seed, harmonized=True):
     if not harmonized:
         return
     better = truth + 0.5 * sigma * rng.standard_normal(SHAPE)
-    block = {"Model": "small", "WeightsSHA256": "0", "IntensityScale": {"TargetScale": TARGET_SCALE}}
+    block = {
+        "Model": "small",
+        "WeightsSHA256": "0",
+        "IntensityScale": {"TargetScale": TARGET_SCALE},
+    }
     block["TargetDomain"] = {"Manufacturer": "Philips", "Description": "site A"}
     _save(
         anat / f"{space}harmonized_T1w.nii.gz",
