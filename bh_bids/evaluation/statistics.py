@@ -9,6 +9,7 @@ from ..errors import InputError
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+MOST_DRAWS = 1_000_000
 
 
 class Interval(NamedTuple):
@@ -74,8 +75,13 @@ def bootstrap_interval(values, *, level=LEVEL, resamples=RESAMPLES, seed=0):
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not values.size:
         raise InputError("A bootstrap interval needs at least one value, in one row.")
-    draws = np.random.default_rng(seed).integers(0, values.size, (resamples, values.size))
-    means = values[draws].mean(axis=1)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    # In parts, so that many participants need no more memory than few.
+    step = max(1, MOST_DRAWS // values.size)
+    for first in range(0, resamples, step):
+        part = means[first : first + step]
+        part[:] = values[rng.integers(0, values.size, (part.size, values.size))].mean(axis=1)
     low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
     return Interval(float(values.mean()), float(low), float(high))
 

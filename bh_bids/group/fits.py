@@ -5,12 +5,19 @@ tissues are fitted once for each fold, on the target scans (and, where a compara
 site's scans) of all other folds.
 """
 
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 
 from ..comparators import COMPARATORS, LazyScans, Scan, fit_cached
 from ..errors import InputError
 from ..evaluation.scan import reference_from_quantiles, reference_from_scans
 from .cases import open_case
+from .study import DEFAULT_SPACE
+from .tissue_maps import find_map, read_map
 from .volumes import read_preproc
 
 #: Target scans that the network that labels tissues is trained on, at most.
@@ -36,28 +43,45 @@ class Fits:
         Takes one sentence at a time.
     segmenter : callable or None
         Makes an unfitted tissue network; None where tissues are told by intensity.
+    maps : dict of str to pathlib.Path
+        Derivatives that may hold tissue labels of the target's scans; Atropos makes them where
+        one of the scans has none.
     """
 
     def __init__(
-        self, targets, cases, model, store, *, folds, seed, device, report, segmenter=None
+        self,
+        targets,
+        cases,
+        model,
+        store,
+        *,
+        folds,
+        seed,
+        device,
+        report,
+        segmenter=None,
+        maps=None,
     ):
         self.targets, self.cases, self.model, self.store = targets, cases, model, store
-        self.seed, self.device, self.report, self.segmenter = seed, device, report, segmenter
+        self.seed, self.device, self.report = seed, device, report
+        self.segmenter, self.maps = segmenter, maps or {}
         labels = list(dict.fromkeys(record.participant for record in targets))
-        self.folds = max(1, min(folds, len(labels)))
-        self._fold = {label: k % self.folds for k, label in enumerate(labels)}
-        self._kept = {}
+        self._fold = {label: k % folds for k, label in enumerate(labels)}
+        # Who has no target scan needs none of the targets' folds left out.
+        others = dict.fromkeys(c.participant for c in cases if c.participant not in self._fold)
+        self._fold |= {label: -1 - k % folds for k, label in enumerate(others)}
+        self._kept, self._digests = {}, {}
 
     def fold(self, case):
-        """Fold of a case's participant; -1 where they have no target scan."""
-        return self._fold.get(case.participant, -1)
+        """Fold of a case's participant; negative where they have no target scan."""
+        return self._fold[case.participant]
 
     def _others(self, fold):
         """Target scans of participants of other folds."""
         return [r for r in self.targets if self._fold[r.participant] != fold]
 
     def about(self, name, case):
-        """All that a fit depends on, as JSON takes it.
+        """Hash of all that a fit depends on.
 
         Parameters
         ----------
@@ -67,10 +91,17 @@ class Fits:
 
         Returns
         -------
-        dict
+        str
         """
-        fold = self.fold(case)
-        scans = [self._hashes(r) for r in self._others(fold)]
+        trains = name in COMPARATORS and COMPARATORS[name].trains
+        key = (name, self.fold(case), case.site if trains else None)
+        if key not in self._digests:
+            content = json.dumps(self._content(name, case), sort_keys=True)
+            self._digests[key] = hashlib.sha256(content.encode()).hexdigest()
+        return self._digests[key]
+
+    def _content(self, name, case):
+        scans = [self._hashes(r) for r in self._others(self.fold(case))]
         found = {"name": name, "targets": scans}
         if not scans:
             found["model"] = self.model and self.model.metadata.get("Intensity")
@@ -83,6 +114,7 @@ class Fits:
         elif name == "segmenter" and self.segmenter is not None:
             network = self.segmenter()
             found |= {"settings": network.settings(), "recipe": network.recipe}
+            found["maps"] = [self.store.hash(m) for m in self._maps(self._labelled(case))]
         return found
 
     def _hashes(self, record):
@@ -93,8 +125,7 @@ class Fits:
         fold = self.fold(case)
         return [
             c for c in self.cases
-            if c.site == case.site and c.gap == case.gap and c.participant != case.participant
-            and (fold < 0 or self.fold(c) != fold)
+            if c.site == case.site and c.gap == case.gap and self.fold(c) != fold
         ]  # fmt: skip
 
     def _keep(self, key, make):
@@ -146,8 +177,8 @@ class Fits:
             targets = LazyScans([_reader(r) for r in self._others(self.fold(case))])
         sources = LazyScans([self._source_reader(c) for c in training])
         self.report(
-            f"{comparator.title}, {case.site}, fold {self.fold(case) + 1} of {self.folds}: "
-            f"{len(sources)} source and {len(targets)} target scans"
+            f"{comparator.title}, {case.site}: fitted on {len(sources)} source and {len(targets)} "
+            "target scans of other participants"
         )
         return fit_cached(
             comparator, sources, targets, self.store.folder / "comparators",
@@ -185,20 +216,34 @@ class Fits:
 
     def labeller(self, case):
         """The network that labels tissues, fitted for a case; None where there is none."""
-        fold = self.fold(case)
-        records = self._others(fold)[:MOST_LABELLED]
+        records = self._labelled(case)
         if self.segmenter is None or not records:
             return None
 
         def make():
-            network = self.segmenter()
-            return network.fit_cached(
+            maps = self._maps(records)
+            labels = [partial(self._read_map, m, r) for m, r in zip(maps, records, strict=False)]
+            return self.segmenter().fit_cached(
                 LazyScans([_reader(r) for r in records]),
+                LazyScans(labels) if labels else None,
                 folder=self.store.folder / "segmentation",
                 seed=self.seed, device=self.device, report=self.report,
             )  # fmt: skip
 
-        return self._keep(("segmenter", fold), make)
+        return self._keep(("segmenter", self.fold(case)), make)
+
+    def _labelled(self, case):
+        return self._others(self.fold(case))[:MOST_LABELLED]
+
+    def _maps(self, records):
+        """Files of the scans' tissue labels; none unless every scan has one."""
+        space = self.model.space if self.model is not None else DEFAULT_SPACE
+        found = [find_map(record, self.maps, space) for record in records]
+        return found if all(found) else []
+
+    def _read_map(self, path, record):
+        root = next(folder for folder in self.maps.values() if Path(folder) in path.parents)
+        return read_map(path, record, root)
 
 
 def _reader(record):

@@ -9,13 +9,11 @@ from .cases import gap_cases, scan_cases
 from .evaluate import Evaluation
 from .fits import Fits, gap_harmonizer
 from .store import Store
-from .study import read_study
+from .study import DEFAULT_SPACE, read_study
 from .summary import find_outliers, site_effects, summarize
 from .tables import write_effects, write_gaps, write_scans, write_summary
 from .target import choose_target, find_pairs
 from .volumes import Case
-
-DEFAULT_SPACE = "MNI152NLin2009aSym"
 
 
 def run_group(settings):
@@ -110,6 +108,7 @@ def _evaluate(settings, study, sites, model, store):
         device=settings.device,
         report=lambda sentence: print(f"bh-bids: {sentence}", file=sys.stderr, flush=True),
         segmenter=_segmenter(settings),
+        maps=settings.derivatives,
     )
     harmonize, key = None, ""
     if gaps and model is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..reports.collect import entities, natural, scan_key
 
+DEFAULT_SPACE = "MNI152NLin2009aSym"
 TABLE = "_desc-harmonization_metrics.tsv"
 _PREPROC = "_desc-preproc_T1w.nii.gz"
 
@@ -41,6 +42,12 @@ class Record:
     metrics: dict = field(default_factory=dict, compare=False)
     sidecar: dict = field(default_factory=dict, compare=False)
     metadata: dict = field(default_factory=dict, compare=False)
+
+    @property
+    def folder(self):
+        """Folder of the scan's derivatives, relative to a derivatives folder."""
+        session = f"/ses-{self.session}" if self.session else ""
+        return f"sub-{self.participant}{session}/anat"
 
     @property
     def entities(self):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -32,6 +32,7 @@ def test_distance_of_a_shift_is_the_shift_and_of_a_gain_the_mean_times_it():
     assert wasserstein(values, 1.5 * values) == pytest.approx(0.5 * values.mean())
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     arrays(np.float64, 33, elements=st.floats(0, 2)),
     arrays(np.float64, 33, elements=st.floats(0, 2)),

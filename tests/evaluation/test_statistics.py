@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bh_bids.errors import InputError
@@ -61,6 +61,7 @@ def test_interval_holds_the_mean_about_as_often_as_it_says():
     assert 0.88 <= np.mean(hits) <= 0.98
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12), st.floats(-100, 100))
 def test_interval_moves_with_the_values(values, shift):
     found = bootstrap_interval(values, resamples=200)

@@ -157,10 +157,10 @@ def test_page_works_in_a_browser(browser, folder, width, tmp_path):
     assert shown() == ["sub-02_ses-B"] and page.text_content("#scans-said") == "1 of 6 scans"
     page.select_option("#scans-state", "")
     page.fill("#scans-words", "SUB-03 ses-a")
-    page.wait_for_function("document.querySelector('#scans-said').textContent === '1 of 6 scans'")
+    page.locator("#scans-said", has_text="1 of 6 scans").wait_for()
     assert shown() == ["sub-03_ses-A"]
     page.fill("#scans-words", "")
-    page.wait_for_function("document.querySelector('#scans-said').textContent === '6 of 6 scans'")
+    page.locator("#scans-said", has_text="6 of 6 scans").wait_for()
     head = page.locator("#scans-table thead button", has_text="PSNR before")
     head.press("Enter")
     values = [float(v) for v in column(5) if v]
