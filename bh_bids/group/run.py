@@ -8,6 +8,7 @@ from ..errors import InputError, ModelError
 from .cases import gap_cases, scan_cases
 from .evaluate import Evaluation
 from .fits import Fits, gap_harmonizer
+from .page import write_group_page
 from .store import Store
 from .study import DEFAULT_SPACE, read_study
 from .summary import find_outliers, site_effects, summarize
@@ -33,8 +34,6 @@ def run_group(settings):
     BHError
         If there are no results at all, or the target or the model that was asked for is not there.
     """
-    from ..reports.group_page import write_group_page
-
     output = Path(settings.output_dir)
     model = _model(settings)
     space = model.space if model is not None else DEFAULT_SPACE
@@ -43,12 +42,17 @@ def run_group(settings):
     )
     model, card = _of_results(study, model, settings)
     sites = choose_target(study, settings.target, card)
+    _excuse_targets(study, sites)
     print(f"bh-bids: {sites.sentence}", file=sys.stderr)
     store = Store(Path(settings.work_dir) / "group")
     try:
         found = _evaluate(settings, study, sites, model, store)
         paths = _write(output, study, sites, found)
-        paths.append(write_group_page(output, study, sites, found, settings, model, store))
+        page = write_group_page(
+            output, study, sites, found, about=_about(settings, model), trained=_trained(model),
+            store=store,
+        )  # fmt: skip
+        paths.append(page)
     finally:
         store.close()
     for path in paths:
@@ -56,6 +60,14 @@ def run_group(settings):
     for label, reason in study.missing.items():
         print(f"bh-bids: no results of sub-{label}: {reason}", file=sys.stderr)
     return 1 if study.missing or study.problems else 0
+
+
+def _excuse_targets(study, sites):
+    """Scans of the target need not be harmonized."""
+    for label in list(study.missing):
+        own = [r for r in study.records if r.participant == label and r.preproc]
+        if own and all(sites.of[r.key] == sites.target for r in own):
+            del study.missing[label]
 
 
 class Findings:
@@ -188,18 +200,8 @@ def _write(output, study, sites, found):
     return paths
 
 
-def about_run(settings, model):
-    """What a reader must know to repeat the evaluation.
-
-    Parameters
-    ----------
-    settings : bh_bids.settings.Settings
-    model : bh_bids.flow.model.TargetModel or None
-
-    Returns
-    -------
-    dict of str to str
-    """
+def _about(settings, model):
+    """What a reader must know to repeat the evaluation."""
     return {
         "Model": f"{model.name} {model.version}".strip() if model is not None else "none",
         "Weights": model.weights_sha256[:12] if model is not None else "",
@@ -207,3 +209,7 @@ def about_run(settings, model):
         "Folds": str(settings.folds),
         **software_versions(),
     }
+
+
+def _trained(model):
+    return [] if model is None else model.metadata.get("TrainingParticipants", [])
