@@ -110,7 +110,7 @@ def _add_anatomy(group):
 def _add_group(group):
     add = group.add_argument
     add("--target", metavar="TARGET",
-        help="which scans are the target's: ses-LABEL or another entity, or NAME=VALUE with a "
+        help="which scans are the target's: all; ses-LABEL or another entity; or NAME=VALUE with a "
         "column of participants.tsv or a field of the sidecars (default: the scanner on the "
         "model's card)")  # fmt: skip
     add("--comparators", nargs="+", choices=(*COMPARATORS, "none"), metavar="NAME",

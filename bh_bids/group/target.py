@@ -16,6 +16,7 @@ CARD_FIELDS = (
 _ENTITIES = {"ses": "session", "acq": "acquisition", "ce": "contrast agent", "rec":
              "reconstruction", "run": "run", "echo": "echo", "part": "part"}  # fmt: skip
 _MOST_NAMED = 8
+EVERY = "all"
 
 
 class Sites(NamedTuple):
@@ -46,8 +47,8 @@ def choose_target(study, target=None, card=None):
     ----------
     study : bh_bids.group.study.Study
     target : str, optional
-        ``ses-A`` or another entity with its label (``acq-mprage``); a bare label of a session or
-        an acquisition; or ``name=value`` with a column of participants.tsv or a field of the
+        "all" for every scan; ``ses-A`` or another entity with its label (``acq-mprage``); a bare
+        label of a session or an acquisition; or ``name=value`` with a column of participants.tsv or a field of the
         sidecars, such as ``ManufacturersModelName=TrioTim``.
     card : dict, optional
         The model's target domain, where no target is given.
@@ -63,6 +64,9 @@ def choose_target(study, target=None, card=None):
     """
     if target is None:
         return _by_card(study, card or {})
+    if target == EVERY:
+        return Sites(dict.fromkeys((r.key for r in study.records), "target"), "target",
+                     "All scans are the target's.")  # fmt: skip
     name, equals, value = target.partition("=")
     if equals:
         told, what = _by_field(study, name.strip(), target)

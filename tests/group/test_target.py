@@ -69,6 +69,11 @@ def test_targets_that_are_not_there_are_told_from_what_there_is(target, says):
         choose_target(STUDY, target)
 
 
+def test_all_scans_may_be_the_targets():
+    found = choose_target(STUDY, "all")
+    assert set(found.of.values()) == {found.target} and len(found.of) == 5
+
+
 def test_a_label_of_both_a_session_and_an_acquisition_is_refused():
     both = study(record("sub-01_ses-trio_acq-spgr"), record("sub-01_ses-x_acq-trio"))
     with pytest.raises(InputError, match="ses-trio or acq-trio"):
