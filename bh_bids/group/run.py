@@ -108,7 +108,8 @@ def _evaluate(settings, study, sites, model, store):
     gaps = gap_cases(first, settings.simulate_gaps)
     if settings.simulate_gaps and not first:
         raise InputError(
-            "--simulate-gaps needs scans of the target, and none were told: give --target ('all' if all are)."
+            "--simulate-gaps needs scans of the target, and none were told: give --target ('all' "
+            "where all scans are)."
         )
     fits = Fits(
         first,

@@ -48,8 +48,8 @@ def choose_target(study, target=None, card=None):
     study : bh_bids.group.study.Study
     target : str, optional
         "all" for every scan; ``ses-A`` or another entity with its label (``acq-mprage``); a bare
-        label of a session or an acquisition; or ``name=value`` with a column of participants.tsv or a field of the
-        sidecars, such as ``ManufacturersModelName=TrioTim``.
+        label of a session or an acquisition; or ``name=value`` with a column of participants.tsv
+        or a field of the sidecars, such as ``ManufacturersModelName=TrioTim``.
     card : dict, optional
         The model's target domain, where no target is given.
 
