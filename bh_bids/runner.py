@@ -59,7 +59,10 @@ def run(settings, action=None):
     if settings.analysis_level == "group":
         from .group.run import run_group
 
+        if action == "dry_run":
+            return run_group(settings, dry=True)
         make_writable(settings.output_dir)
+        make_writable(settings.work_dir)
         return run_group(settings)
     check_folders(settings)
     if not settings.skip_bids_validation:

@@ -9,10 +9,12 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
+from threading import Lock, RLock
 
 import numpy as np
 
 from ..comparators import COMPARATORS, LazyScans, Scan, fit_cached
+from ..derivatives import model_sha256
 from ..errors import InputError
 from ..evaluation.scan import reference_from_quantiles, reference_from_scans
 from .cases import open_case
@@ -70,7 +72,7 @@ class Fits:
         # Who has no target scan needs none of the targets' folds left out.
         others = dict.fromkeys(c.participant for c in cases if c.participant not in self._fold)
         self._fold |= {label: -1 - k % folds for k, label in enumerate(others)}
-        self._kept, self._digests = {}, {}
+        self._kept, self._digests, self._lock = {}, {}, RLock()
 
     def fold(self, case):
         """Fold of a case's participant; negative where they have no target scan."""
@@ -104,7 +106,7 @@ class Fits:
         scans = [self._hashes(r) for r in self._others(self.fold(case))]
         found = {"name": name, "targets": scans}
         if not scans:
-            found["model"] = self.model and self.model.metadata.get("Intensity")
+            found["model"] = self.model and model_sha256(self.model.metadata)
         if name in COMPARATORS:
             comparator = COMPARATORS[name]()
             found |= {"settings": comparator.settings(), "recipe": comparator.recipe}
@@ -133,15 +135,16 @@ class Fits:
 
         A failure is kept too: what cannot be fitted is not tried again for every scan.
         """
-        if key not in self._kept:
-            place = key[1:]
-            same = {k: v for k, v in self._kept.items() if k[1] == place[0]}
-            self._kept = {k: v for k, v in same.items() if len(k) < 3 or k[1:] == place}
-            try:
-                self._kept[key] = make()
-            except InputError as error:
-                self._kept[key] = error
-        found = self._kept[key]
+        with self._lock:
+            if key not in self._kept:
+                place = key[1:]
+                same = {k: v for k, v in self._kept.items() if k[1] == place[0]}
+                self._kept = {k: v for k, v in same.items() if len(k) < 3 or k[1:] == place}
+                try:
+                    self._kept[key] = make()
+                except InputError as error:
+                    self._kept[key] = error
+            found = self._kept[key]
         if isinstance(found, InputError):
             raise found
         return found
@@ -297,8 +300,11 @@ def gap_harmonizer(model, method, seed, device):
     """
     from ..harmonization import harmonize
 
+    one = Lock()  # it uses all threads itself
+
     def run(volume, mask):
-        result = harmonize(volume, mask, model, method=method, seed=seed, device=device)
+        with one:
+            result = harmonize(volume, mask, model, method=method, seed=seed, device=device)
         return (result.volume / np.float32(result.target_scale)).astype(np.float32)
 
     return run

@@ -17,12 +17,14 @@ from .target import choose_target, find_pairs
 from .volumes import Case
 
 
-def run_group(settings):
+def run_group(settings, dry=False):
     """Evaluate a study from its derivatives, and write tables and the report.
 
     Parameters
     ----------
     settings : bh_bids.settings.Settings
+    dry : bool
+        Only say what would be compared.
 
     Returns
     -------
@@ -44,6 +46,8 @@ def run_group(settings):
     sites = choose_target(study, settings.target, card)
     _excuse_targets(study, sites)
     print(f"bh-bids: {sites.sentence}", file=sys.stderr)
+    if dry:
+        return _tell(study, sites, settings)
     store = Store(Path(settings.work_dir) / "group")
     try:
         found = _evaluate(settings, study, sites, model, store)
@@ -60,6 +64,18 @@ def run_group(settings):
     for label, reason in study.missing.items():
         print(f"bh-bids: no results of sub-{label}: {reason}", file=sys.stderr)
     return 1 if study.missing or study.problems else 0
+
+
+def _tell(study, sites, settings):
+    """What would be done."""
+    pairs = find_pairs(study, sites)
+    cases = scan_cases(study, sites, pairs)
+    print(f"Would compare {', '.join(['source', 'harmonized', *settings.comparators])}")
+    for site in dict.fromkeys(case.site for case in cases):
+        own = [case for case in cases if case.site == site]
+        paired = sum(case.target is not None for case in own)
+        print(f"  {site}: {len(own)} scans, {paired} with a target scan of the participant")
+    return 0
 
 
 def _excuse_targets(study, sites):
@@ -130,12 +146,23 @@ def _evaluate(settings, study, sites, model, store):
     methods = ["source", "harmonized", *settings.comparators]
     evaluation = Evaluation(
         fits, store, methods, seed=settings.random_seed, harmonize=harmonize, model_key=key,
-        problems=study.problems,
+        problems=study.problems, jobs=settings.nprocs,
     )  # fmt: skip
+    absent = sum(bool(r.metrics and r.preproc and not r.harmonized) for r in study.records)
+    if absent:
+        evaluation.note(
+            f"the harmonized image of {absent} scans, which is not in the model's space: run the "
+            "participant level with it among --output-spaces"
+        )
     rows = _ordered(evaluation.rows(cases), cases)
     own = [Case(r, sites.target) for r in targets]
     untouched = Evaluation(
-        fits, store, ["source"], seed=settings.random_seed, problems=study.problems
+        fits,
+        store,
+        ["source"],
+        seed=settings.random_seed,
+        problems=study.problems,
+        jobs=settings.nprocs,
     )
     told = _ordered(untouched.rows(own), own)
     return Findings(

@@ -3,6 +3,7 @@
 import os
 import zlib
 from dataclasses import dataclass
+from threading import Lock
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,9 @@ from ..errors import InputError
 from ..evaluation.similarity import nmi
 from ..intensity import to_target_units
 from .study import Record
+
+# The registration's seed is the whole process's.
+_ONE_REGISTRATION = Lock()
 
 
 @dataclass(frozen=True)

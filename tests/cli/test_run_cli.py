@@ -73,7 +73,8 @@ def test_help_is_complete_and_imports_nothing_heavy():
         "--omp-nthreads --mem-mb --mem-gb --low-mem --use-plugin --stop-on-first-crash "
         "--resource-monitor --write-graph --reports-only --boilerplate-only --config-file "
         "--random-seed --output-spaces --skull-strip-t1w --device --dry-run --sloppy --notrack "
-        "--model --method --template --anat-only"
+        "--model --method --template --anat-only --target --comparators --segmentation "
+        "--simulate-gaps --folds"
     ).split()
     for option in expected:
         assert option in done.stdout, option
@@ -278,6 +279,36 @@ def test_group_without_results(call, tmp_path):
     code, _, error = call(level="group")
     assert code == 1
     assert "participant level first" in one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--comparators", "none", "hm"], "either 'none' or"),
+        (["--comparators", "magic"], "invalid choice"),
+        (["--simulate-gaps", "magic"], "there is no gap magic"),
+        (["--folds", "1"], "at least 2"),
+    ],
+)
+def test_wrong_options_of_the_group_level(options, says, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["in", "out", "group", *options])
+    assert exit.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_options_of_the_group_level_become_settings():
+    from bh_bids.cli.parser import parse
+    from bh_bids.comparators import COMPARATORS, FAST
+    from bh_bids.settings import COMPARATORS as NAMES
+    from bh_bids.simulation.cases import DEFAULT_GAPS
+
+    assert tuple(COMPARATORS) == NAMES
+    settings, _ = parse(["in", "out", "group"])
+    assert settings.comparators == FAST and settings.simulate_gaps == ()
+    given = ["--comparators", "hm", "hm", "unet", "--simulate-gaps", "--target", "ses-A"]
+    settings, _ = parse(["in", "out", "group", *given])
+    assert settings.comparators == ("hm", "unet") and settings.simulate_gaps == DEFAULT_GAPS
+    assert parse(["in", "out", "group", "--comparators", "none"])[0].comparators == ()
 
 
 def test_reports_of_scans_without_results_say_so_and_fail(call, tmp_path):

@@ -16,7 +16,7 @@ from bh_bids.settings import Settings
 def settings(root, work, **options):
     return Settings(
         bids_dir=root / "bids", output_dir=root / "out", work_dir=work, analysis_level="group",
-        **{"comparators": ("gain", "hm"), **options},
+        **{"comparators": ("gain", "hm"), "nprocs": 1, **options},
     )  # fmt: skip
 
 
@@ -96,6 +96,13 @@ def test_a_second_run_computes_nothing_and_writes_the_same(evaluated, monkeypatc
     monkeypatch.setattr("bh_bids.group.volumes.read_volume", never)
     monkeypatch.setattr("bh_bids.group.fits.read_preproc", never)
     assert run_group(settings(root, work, target="ses-A")) == 0
+    assert {p.name: p.read_bytes() for p in sorted((root / "out").glob("group*"))} == before
+
+
+def test_several_at_once_find_the_same(evaluated, tmp_path):
+    root, _ = evaluated
+    before = {p.name: p.read_bytes() for p in sorted((root / "out").glob("group*"))}
+    assert run_group(settings(root, tmp_path, target="ses-A", nprocs=3)) == 0
     assert {p.name: p.read_bytes() for p in sorted((root / "out").glob("group*"))} == before
 
 

@@ -215,8 +215,9 @@ def test_derivatives_and_what_we_made_them_from_are_valid_bids(finished, small_d
 def test_the_group_level_collects_what_there_is(finished, dataset):
     folder, _ = finished
     done = subprocess.run(
-        [*COMMAND, str(dataset), str(folder / "out"), "group"], capture_output=True, text=True
-    )
+        [*COMMAND, str(dataset), str(folder / "out"), "group", "-w", str(folder / "group")],
+        capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 1  # sub-02 has no results
     assert "sub-02" in done.stderr and "Traceback" not in done.stderr
     table = (folder / "out" / "group_desc-harmonization_metrics.tsv").read_text().splitlines()
