@@ -1,4 +1,4 @@
-"""Opening a case: the source, the truth, and what the harmonization made of it."""
+"""The cases of a study, and opening one: the source, the truth, the result."""
 
 import zlib
 from typing import NamedTuple
@@ -61,22 +61,23 @@ def _simulated(case, seed):
     return Opened(made.source, made.mask, affine, made.truth, made.mask)
 
 
-def harmonized_image(case, opened, harmonize):
-    """What the harmonization made of a case, target units.
+def read_result(case, opened):
+    """What the participant level made of a scan, target units.
 
     Parameters
     ----------
     case : Case
     opened : Opened
-    harmonize : callable
-        ``harmonize(volume, mask)`` for simulated gaps; a scan's own result is read.
 
     Returns
     -------
     numpy.ndarray of float32, shape (x, y, z)
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is not on the scan's grid.
     """
-    if case.gap is not None:
-        return harmonize(opened.source, opened.mask)
     image = read_harmonized(case.scan)
     if image.shape != opened.source.shape:
         raise InputError(

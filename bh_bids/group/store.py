@@ -1,8 +1,14 @@
 """What was computed once, kept by content: a second run computes nothing again."""
 
+import gzip
 import hashlib
+import io
 import json
+import os
+import zlib
 from pathlib import Path
+
+import numpy as np
 
 from ..derivatives import file_sha256
 from ..errors import InputError
@@ -73,9 +79,38 @@ class Store:
         """A kept result, or None."""
         return _read(self._path(kind, about))
 
-    def _path(self, kind, about):
+    def recall_array(self, kind, about, compute):
+        """As :meth:`recall`, of an array.
+
+        Parameters
+        ----------
+        kind, about
+            See :meth:`recall`.
+        compute : callable
+            Gives a numpy.ndarray.
+
+        Returns
+        -------
+        numpy.ndarray
+        """
+        path = self._path(kind, about, ".npy.gz")
+        try:
+            return np.lib.format.read_array(
+                io.BytesIO(gzip.decompress(path.read_bytes())), allow_pickle=False
+            )
+        except (OSError, EOFError, ValueError, zlib.error):
+            found = compute()
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.ascontiguousarray(found), allow_pickle=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.write_bytes(gzip.compress(buffer.getvalue(), compresslevel=1, mtime=0))
+        os.replace(aside, path)
+        return found
+
+    def _path(self, kind, about, ending=".json"):
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-        return self.folder / kind / key[:2] / f"{key[:32]}.json"
+        return self.folder / kind / key[:2] / f"{key[:32]}{ending}"
 
     def close(self):
         """Keep the files' hashes."""
