@@ -39,18 +39,22 @@ def run_group(settings, dry=False):
     output = Path(settings.output_dir)
     model = _model(settings)
     space = model.space if model is not None else DEFAULT_SPACE
-    study = read_study(
-        output, settings.bids_dir, space, settings.participant_label, settings.session_label
-    )
+    # Only some may be measured; what is fitted is fitted on everybody else.
+    everyone = read_study(output, settings.bids_dir, space, (), settings.session_label)
+    study = everyone
+    if settings.participant_label:
+        study = read_study(
+            output, settings.bids_dir, space, settings.participant_label, settings.session_label
+        )
     model, card = _of_results(study, model, settings)
-    sites = choose_target(study, settings.target, card)
+    sites = choose_target(everyone, settings.target, card)
     _excuse_targets(study, sites)
     print(f"bh-bids: {sites.sentence}", file=sys.stderr)
     if dry:
         return _tell(study, sites, settings)
     store = Store(Path(settings.work_dir) / "group")
     try:
-        found = _evaluate(settings, study, sites, model, store)
+        found = _evaluate(settings, study, everyone, sites, model, store)
         paths = _write(output, study, sites, found)
         page = write_group_page(
             output, study, sites, found, about=_about(settings, model), trained=_trained(model),
@@ -114,22 +118,26 @@ class Findings:
         self.outliers = find_outliers(rows)
 
 
-def _evaluate(settings, study, sites, model, store):
-    pairs = find_pairs(study, sites)
-    cases = scan_cases(study, sites, pairs)
+def _evaluate(settings, study, everyone, sites, model, store):
+    pairs = find_pairs(everyone, sites)
     targets = [
-        r for r in study.records if r.preproc and sites.target and sites.of[r.key] == sites.target
+        r
+        for r in everyone.records
+        if r.preproc and sites.target and sites.of[r.key] == sites.target
     ]
     first = list({r.participant: r for r in reversed(targets)}.values())[::-1]
-    gaps = gap_cases(first, settings.simulate_gaps)
-    if settings.simulate_gaps and not first:
+    known = [*scan_cases(everyone, sites, pairs), *gap_cases(first, settings.simulate_gaps)]
+    measured = {r.key for r in study.records}
+    cases = [c for c in known if c.gap is None and c.scan.key in measured]
+    gaps = [c for c in known if c.gap is not None and c.scan.key in measured]
+    if settings.simulate_gaps and not gaps:
         raise InputError(
             "--simulate-gaps needs scans of the target, and none were told: give --target ('all' "
             "where all scans are)."
         )
     fits = Fits(
         first,
-        [*cases, *gaps],
+        known,
         model,
         store,
         folds=settings.folds,
@@ -155,7 +163,7 @@ def _evaluate(settings, study, sites, model, store):
             "participant level with it among --output-spaces"
         )
     rows = _ordered(evaluation.rows(cases), cases)
-    own = [Case(r, sites.target) for r in targets]
+    own = [Case(r, sites.target) for r in targets if r.key in measured]
     untouched = Evaluation(
         fits,
         store,

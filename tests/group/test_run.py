@@ -153,6 +153,20 @@ def test_only_other_participants_are_fitted_on(small_study, tmp_path):
             assert len(sources) == 2
 
 
+def test_few_can_be_measured_with_what_is_fitted_on_all_others(evaluated, tmp_path):
+    """The chosen participant's figures are those that they have among all."""
+    root, work = evaluated
+    before = table(root, "hm").set_index("scan")
+    kept = {p: p.read_bytes() for p in (root / "out").glob("group*")}
+    options = dataclasses.replace(settings(root, work, target="ses-A"), participant_label=("03",))
+    assert run_group(options) == 0
+    found = table(root, "hm").set_index("scan")
+    assert list(found.index) == ["sub-03_ses-B", "sub-03_ses-C"]
+    assert (found.psnr == before.loc[found.index].psnr).all()
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
 def test_without_pairs_what_needs_none_is_told(scan_maker, tmp_path):
     for k, site in enumerate("BBCC"):
         scan_maker(tmp_path, f"{k + 1:02d}", site, seed=k)
