@@ -27,9 +27,9 @@ def init_bh_bids_wf(*, settings, scans, model, keys):
     -------
     None
     """
-    import nipype.pipeline.engine as pe
+    from .once import RunOnceWorkflow
 
-    workflow = pe.Workflow(name="bh_bids_wf")
+    workflow = RunOnceWorkflow(name="bh_bids_wf")
     workflow.base_dir = str(settings.work_dir)
     execution = {
         "crashfile_format": "txt",
@@ -68,6 +68,22 @@ def participant_log(settings, participant):
     pathlib.Path
     """
     return Path(settings.output_dir) / f"sub-{participant}" / "log" / settings.run_uuid
+
+
+def work_folder(settings, scan):
+    """Folder of a scan's intermediate results.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+    scan : bh_bids.dataset.Scan
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    participant = f"sub_{_name(scan.participant)}_wf"
+    return Path(settings.work_dir) / "bh_bids_wf" / participant / scan_wf_name(scan)
 
 
 def init_single_participant_wf(*, participant, settings, scans, model, keys):
