@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .errors import InputError
+from .memory import available_gb
 from .scheduler import request_resources
 
 VERBOSITY_VARIABLE = "BH_VERBOSITY"
@@ -143,18 +144,12 @@ def choose_plugin(settings, progress):
         "n_procs": 1 if settings.low_mem else settings.nprocs,
         # One device was named: as many steps use it at once.
         "n_gpu_procs": 1 if settings.device.startswith("cuda") else 0,
-        "memory_gb": settings.mem_gb or _memory_gb(),
+        "memory_gb": settings.mem_gb or 0.9 * available_gb(),
         "raise_insufficient": False,
         "mp_context": "forkserver",
         "fresh_workers": settings.low_mem,
     }
     return SturdyMultiProcPlugin(plugin_args={**own, **arguments}), {}
-
-
-def _memory_gb():
-    import psutil
-
-    return psutil.virtual_memory().total / 1024**3 * 0.9
 
 
 def write_usage(usage, settings, names):

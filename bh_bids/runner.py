@@ -14,8 +14,8 @@ from .settings import for_participant
 
 EX_OK, EX_FAILED, EX_SOFTWARE = 0, 1, 70
 SCANS_AT_ONCE = 100
-"""Scans in one nipype workflow, if there are many: a workflow of thousands takes minutes to build and
-gigabytes to hold."""
+"""Scans in one nipype workflow, if there are many: a workflow of thousands takes minutes to build
+and gigabytes to hold."""
 
 
 @dataclass(frozen=True)

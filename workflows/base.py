@@ -146,6 +146,7 @@ def init_scan_wf(scan, settings, model, key):
     import nipype.pipeline.engine as pe
 
     from bh_bids.interfaces.anatomical import MaskOnGrid
+    from bh_bids.memory import step_gb
 
     from .anatomical import init_anatomical_wf
     from .harmonization import init_harmonization_wf
@@ -156,7 +157,11 @@ def init_scan_wf(scan, settings, model, key):
     anatomical = init_anatomical_wf(**common)
     outputs = init_outputs_wf(**common, key=key)
     figures = init_figures_wf(**common)
-    native_mask = pe.Node(MaskOnGrid(reference=str(scan.path)), name="native_mask", mem_gb=0.5)
+    native_mask = pe.Node(
+        MaskOnGrid(reference=str(scan.path)),
+        name="native_mask",
+        mem_gb=step_gb("native_mask", scan),
+    )
 
     def wire(source, destination, *fields):
         for name in fields:

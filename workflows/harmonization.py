@@ -45,6 +45,7 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
 
     from bh_bids.derivatives import model_sha256
     from bh_bids.interfaces import harmonization as interfaces
+    from bh_bids.memory import step_gb
 
     on_gpu = settings.device.startswith("cuda")
     inputs = pe.Node(
@@ -69,10 +70,14 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
     if settings.sloppy:
         harmonize.inputs.parameters = SLOPPY[settings.method]
     native = pe.Node(
-        interfaces.ApplyOnNativeGrid(reference=str(scan.path)), name="native_grid", mem_gb=1.2
+        interfaces.ApplyOnNativeGrid(reference=str(scan.path)),
+        name="native_grid",
+        mem_gb=step_gb("native_grid", scan),
     )
     summarize = pe.Node(
-        interfaces.Summarize(model=model, scan=scan_columns(scan)), name="metrics", mem_gb=0.8
+        interfaces.Summarize(model=model, scan=scan_columns(scan)),
+        name="metrics",
+        mem_gb=step_gb("metrics", scan),
     )
     outputs = pe.Node(
         IdentityInterface(["harmonized", "native", "result", "metrics", "trace"]),

@@ -195,8 +195,8 @@ def _advice(name, text):
         text.lower()
     ):
         return (
-            "If the computer ran out of memory: run again with --low-mem or a smaller --nprocs, with --mem-gb somewhat below what "
-            "there is, or give the job more memory."
+            "If the computer ran out of memory: run again with --low-mem or a smaller --nprocs, "
+            "give --mem-gb somewhat below what there is, or give the job more memory."
         )
     if _JOB_ENDED in text:
         return (

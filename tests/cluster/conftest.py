@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,8 +65,8 @@ class Slurm:
     """A cluster of two nodes.
 
     Memory is held by control groups where the kernel lets them be made, as on most clusters: then
-    only the process that goes beyond is killed. Elsewhere Slurm looks every two seconds and kills the
-    whole job.
+    only the process that goes beyond is killed. Elsewhere Slurm looks every two seconds and kills
+    the whole job.
     """
 
     def __init__(self, root):
@@ -177,3 +179,24 @@ def places(study, small_model, tmp_path_factory):
         "BH_OUT": str(folder / "out"),
         "BH_WORK": str(folder / "work"),
     }
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory, mni):
+    """Derivatives of four target participants on the models' grid: one brain in four noises."""
+    from bh_bids.flow.config import FlowConfig
+
+    config = FlowConfig()
+    first = np.rint(np.linalg.inv(mni[1]) @ config.affine[:, 3]).astype(int)[:3]
+    volume = np.pad(mni[0], 32)[tuple(slice(i + 32, i + 32 + n) for i, n in
+                                      zip(first, config.shape, strict=True))]  # fmt: skip
+    mask = volume > 0
+    root = tmp_path_factory.mktemp("target")
+    for k in range(1, 5):
+        noisy = volume + np.random.default_rng(k).normal(scale=2, size=volume.shape)
+        stem = root / f"sub-0{k}" / "anat" / f"sub-0{k}_space-{config.space}_res-1_desc"
+        stem.parent.mkdir(parents=True)
+        brain = np.where(mask, np.maximum(noisy, 1), 0).astype(np.float32)
+        nib.save(nib.Nifti1Image(brain, config.affine), f"{stem}-preproc_T1w.nii.gz")
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), config.affine), f"{stem}-brain_mask.nii.gz")
+    return root

@@ -60,6 +60,7 @@ def first(slurm, places, small_model):
     end = time.monotonic() + PATIENCE
     while not (running.exists() and "conform" in running.read_text()):
         assert time.monotonic() < end
+        assert slurm.call("squeue", "-h", "-j", f"{job}_4", check=False), running.read_text()
         time.sleep(0.5)
     tell(slurm, "task 4 is running")
     slurm.call("scancel", f"{job}_4")
@@ -80,8 +81,10 @@ def second(first, slurm, places, small_model):
     tell(slurm, "submitted again")
     slurm.wait_for(job, group, seconds=PATIENCE)
     print((slurm.root / "completed").read_text())
-    return SimpleNamespace(job=job, states=states(slurm, job), logs=logs(slurm, job), times=times,
-                           group=(slurm.root / f"bh-bids-group_{group}.log").read_text())  # fmt: skip
+    told = (slurm.root / f"bh-bids-group_{group}.log").read_text()
+    return SimpleNamespace(
+        job=job, states=states(slurm, job), logs=logs(slurm, job), times=times, group=told
+    )
 
 
 def table(places):

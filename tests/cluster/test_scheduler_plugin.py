@@ -1,7 +1,6 @@
 """nipype's SLURM plugin on a real Slurm, with the plugin file of docs/slurm."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -37,8 +36,8 @@ def test_a_participant_whose_steps_are_jobs(slurm, study, small_model, tmp_path)
     # Steps that only move data need no job.
     assert not [name for name in steps if name.startswith(("ds_", "sidecar_"))]
     assert "cpu=2," in steps["harmonize"] and "cpu=1," in steps["register"]
-    memory = {name: int(re.search(r"mem=(\d+)M", tres)[1]) for name, tres in steps.items()}
-    assert len(set(memory.values())) > 1 and max(memory.values()) < 4000
+    memory = {re.search(r"mem=([\d.]+[MG])", tres)[1] for tres in steps.values()}
+    assert len(memory) > 2, "each step asks for what it needs"
 
 
 GPU_STEPS = """
