@@ -67,7 +67,9 @@ print("SEEN", json.dumps({node.name: node.result.outputs.seen for node in graph.
 def test_a_step_s_gpu_and_memory_reach_the_scheduler(slurm, tmp_path):
     """No GPU is here: Slurm counts and hands out what it believes to be one."""
     environment = {**slurm.environment, "NIPYPE_NO_ET": "1", "LOGNAME": "somebody"}
-    done = subprocess.run([sys.executable, "-c", GPU_STEPS, str(tmp_path)], text=True,
+    script = tmp_path / "steps.py"
+    script.write_text(GPU_STEPS)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], text=True,
                           capture_output=True, env=environment, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("SEEN"))
