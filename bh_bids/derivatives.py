@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,6 +18,7 @@ BIDSIGNORE = ("*.html", "logs/", "**/figures", "**/log", "*_xfm.*", "*_metrics.*
 _VERSIONED = ("bh-bids", "antspyx", "nibabel", "nipype", "nflows", "numpy", "scipy", "torch")
 
 
+@cache
 def software_versions():
     """Versions of what computes a result.
 

@@ -5,9 +5,12 @@ import logging
 import os
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 from .errors import InputError
+from .memory import available_gb
+from .scheduler import request_resources
 
 VERBOSITY_VARIABLE = "BH_VERBOSITY"
 """Tells worker processes how much the run should say."""
@@ -38,16 +41,7 @@ def run_workflow(workflow, settings, names):
     """
     from nipype import config
 
-    config.update_config(
-        {
-            "monitoring": {
-                "enabled": str(settings.resource_monitor).lower(),
-                "sample_frequency": "0.5",
-                "summary_append": "true",
-            },
-            "execution": {"check_version": "false", "crashfile_format": "txt"},
-        }
-    )
+    config.update_config({"execution": {"check_version": "false", "crashfile_format": "txt"}})
     quieten_nipype()
     start_forkserver()
     if settings.write_graph:
@@ -56,6 +50,9 @@ def run_workflow(workflow, settings, names):
         except OSError:
             raise InputError("--write-graph needs Graphviz's program dot: install it.") from None
     plugin, arguments = choose_plugin(settings, Progress(names))
+    if settings.use_plugin and isinstance(plugin, str):
+        os.environ.setdefault("LOGNAME", str(os.getuid()))  # nipype names jobs after the user
+        arguments = request_resources(workflow._get_all_nodes(), plugin, arguments)
     # nipype collects garbage at every look at its queue: what the imports left is no garbage, and
     # going through it again and again took a third of a core.
     gc.freeze()
@@ -70,6 +67,9 @@ def run_workflow(workflow, settings, names):
         if not any(crashes):
             raise
         return False
+    finally:
+        if settings.resource_monitor:
+            write_usage(getattr(plugin, "usage", []), settings, names)
     return True
 
 
@@ -135,26 +135,63 @@ def choose_plugin(settings, progress):
             ) from None
         if not hasattr(plugins, f"{plugin}Plugin"):
             raise InputError(f"{settings.use_plugin}: nipype has no plugin '{plugin}'.")
-    elif settings.low_mem or settings.nprocs == 1:
-        plugin, arguments = "Linear", {}
     else:
         plugin, arguments = "MultiProc", {}
     arguments = {"status_callback": progress, **arguments}
     if plugin != "MultiProc":
         return plugin, arguments
     own = {
-        "n_procs": settings.nprocs,
-        "memory_gb": settings.mem_gb or _memory_gb(),
+        "n_procs": 1 if settings.low_mem else settings.nprocs,
+        # One device was named: as many steps use it at once.
+        "n_gpu_procs": 1 if settings.device.startswith("cuda") else 0,
+        "memory_gb": settings.mem_gb or 0.9 * available_gb(),
         "raise_insufficient": False,
         "mp_context": "forkserver",
+        "fresh_workers": settings.low_mem,
     }
     return SturdyMultiProcPlugin(plugin_args={**own, **arguments}), {}
 
 
-def _memory_gb():
-    import psutil
+def write_usage(usage, settings, names):
+    """Write what each step took, a table for each participant, and tell the largest.
 
-    return psutil.virtual_memory().total / 1024**3 * 0.9
+    Parameters
+    ----------
+    usage : list of bh_bids.monitor.Usage
+        Empty where a scheduler ran the steps: its accounting has what they took.
+    settings : bh_bids.settings.Settings
+    names : dict
+        See :class:`Progress`.
+    """
+    from .evaluation.participant import write_tsv
+
+    rows = {}
+    for taken in sorted(usage, key=lambda item: item.start):
+        scan, step = _scan_and_step(taken.step, names)
+        row = {
+            "scan": scan,
+            "step": step,
+            "start": f"{datetime.fromtimestamp(taken.start):%Y-%m-%dT%H:%M:%S}",
+            "seconds": round(taken.seconds, 2),
+            "cpu_seconds": round(taken.cpu_seconds, 2),
+            "threads": taken.threads,
+            "n_procs": taken.n_procs,
+            "peak_gb": round(taken.peak_gb, 3),
+            "mem_gb": round(taken.mem_gb, 3),
+        }
+        rows.setdefault(scan.split("_")[0], []).append(row)
+    for participant, own in rows.items():
+        log = Path(settings.output_dir) / participant / "log" / settings.run_uuid
+        path = write_tsv(own, log / "resources.tsv")
+        largest = max(own, key=lambda row: row["peak_gb"])
+        print(f"{participant}: at most {largest['peak_gb']:.1f} GB ({largest['step']}), "
+              f"{sum(row['cpu_seconds'] for row in own) / 60:.1f} CPU minutes: {path}")  # fmt: skip
+
+
+def _scan_and_step(name, names):
+    """What scan and step a node's full name stands for."""
+    parts = name.split(".")
+    return next((names[part] for part in parts if part in names), parts[0]), parts[-1]
 
 
 class Progress:
@@ -184,11 +221,9 @@ class Progress:
         node : nipype.pipeline.engine.Node
         status : {"start", "end", "exception"}
         """
-        parts = node.fullname.split(".")
-        step = parts[-1]
+        scan, step = _scan_and_step(node.fullname, self.names)
         if step in _QUIET or step.startswith(("ds_", "sidecar_")):
             return
-        scan = next((self.names[part] for part in parts if part in self.names), parts[0])
         if status == "start":
             self.started[node.fullname] = time.monotonic()
             if step in _LONG:

@@ -18,3 +18,7 @@ class ModelError(BHError):
 
 class DeviceError(BHError):
     """The compute device asked for is not there."""
+
+
+class StepKilledError(BHError):
+    """A step's process was killed from outside, as the system does when memory runs out."""

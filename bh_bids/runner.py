@@ -1,9 +1,11 @@
 """A run of bh-bids: what is to be done, doing it, and telling how it went."""
 
 import json
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from .dataset import Scan, check_dataset, find_scans
 from .derivatives import is_done, provenance_key, write_description
@@ -11,6 +13,9 @@ from .errors import InputError, ModelError
 from .settings import for_participant
 
 EX_OK, EX_FAILED, EX_SOFTWARE = 0, 1, 70
+SCANS_AT_ONCE = 100
+"""Scans in one nipype workflow, if there are many: a workflow of thousands takes minutes to build
+and gigabytes to hold."""
 
 
 @dataclass(frozen=True)
@@ -247,17 +252,43 @@ def _execute(plan):
     failed = False
     if plan.todo:
         make_writable(settings.work_dir)
+    for scans in _batches(plan.todo, max(SCANS_AT_ONCE, 8 * settings.nprocs)):
         from bh_bids.workflows.base import init_bh_bids_wf, scan_wf_name
 
-        workflow = init_bh_bids_wf(
-            settings=settings, scans=plan.todo, model=plan.model, keys=plan.keys
-        )
+        workflow = init_bh_bids_wf(settings=settings, scans=scans, model=plan.model, keys=plan.keys)
         if not list(workflow._get_all_nodes()):
             return EX_SOFTWARE
-        names = {scan_wf_name(scan): scan.key for scan in plan.todo}
-        failed = not run_workflow(workflow, settings, names)
+        names = {scan_wf_name(scan): scan.key for scan in scans}
+        failed |= not run_workflow(workflow, settings, names)
+        if settings.clean_workdir:
+            _clean_workdir(plan, scans)
+        if failed and settings.stop_on_first_crash:
+            break
     code = write_reports(plan)
     return EX_FAILED if failed else code
+
+
+def _batches(scans, size):
+    """Scans in parts of about a size; a participant's stay together."""
+    batch = []
+    for _, own in groupby(scans, key=lambda scan: scan.participant):
+        own = list(own)
+        if batch and len(batch) + len(own) > size:
+            yield batch
+            batch = []
+        batch += own
+    if batch:
+        yield batch
+
+
+def _clean_workdir(plan, scans):
+    """Remove the intermediate results of scans that are done."""
+    from bh_bids.workflows.base import work_folder
+
+    space = plan.model["Config"]["space"]
+    for scan in scans:
+        if is_done(scan, space, plan.settings, plan.keys[scan.key]):
+            shutil.rmtree(work_folder(plan.settings, scan), ignore_errors=True)
 
 
 def write_reports(plan, pages=True):

@@ -67,6 +67,7 @@ class Settings:
     use_plugin: Path | None = None
     stop_on_first_crash: bool = False
     resource_monitor: bool = False
+    clean_workdir: bool = False
     write_graph: bool = False
     sloppy: bool = False
     verbose: int = 0

@@ -1,53 +1,101 @@
-"""A pool of worker processes that outlives the loss of one of them.
+"""Worker processes that outlive the loss of one of them, and tell what each step took.
 
-nipype's own waits forever for a worker that the system has killed, as it does when memory runs out.
+nipype's own pool waits forever for a worker that the system has killed, as it does when memory runs
+out; Python's own takes the steps of all its workers to be lost when one is.
 """
 
 import multiprocessing
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from traceback import format_exception
 
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 
+from .errors import StepKilledError
+from .monitor import Usage, measure
+
 
 class SturdyMultiProcPlugin(MultiProcPlugin):
-    """nipype's MultiProc; steps whose worker was lost have failed, and the others go on.
+    """nipype's MultiProc with a pool of its own for every worker.
+
+    A step whose worker was lost has failed, and the others go on. Steps that need a GPU go first,
+    then those of the scan that stands first: scans are finished one after the other, and a GPU is
+    fed while the anatomy of later scans is still to come.
 
     Parameters
     ----------
     plugin_args : dict
-        As of nipype's MultiProc.
+        As of nipype's MultiProc, and ``fresh_workers``: whether every step has a new process, so
+        that it starts without the memory that others have left.
+
+    Attributes
+    ----------
+    usage : list of bh_bids.monitor.Usage
+        What each finished step took.
     """
+
+    def __init__(self, plugin_args=None):
+        super().__init__(plugin_args=plugin_args)
+        self.usage = []
+        self._idle = []
 
     def _submit_job(self, node, updatehash=False):
         self._taskid += 1
         taskid = self._taskid
         try:
-            future = self.pool.submit(run_node, node, updatehash, taskid)
-        except BrokenExecutor:
-            self.pool.shutdown(wait=False)
-            self.pool = self._new_pool()
-            future = self.pool.submit(run_node, node, updatehash, taskid)
+            pool = self._idle.pop()
+        except IndexError:
+            pool = self._new_pool()
+        future = pool.submit(_run_step, node, updatehash, taskid)
         self._task_obj[taskid] = future
-        future.add_done_callback(lambda done: self._store(taskid, done))
+        future.add_done_callback(lambda done: self._store(taskid, node, pool, done))
         return taskid
 
-    def _store(self, taskid, future):
+    def _store(self, taskid, node, pool, future):
         """Keep a step's result, or how its worker was lost; called from the pool's own thread."""
         error = future.exception()
         if error is None:
-            self._taskresult[taskid] = future.result()
+            result, taken = future.result()
+            self.usage.append(
+                Usage(node.fullname, **taken, mem_gb=float(node.mem_gb), n_procs=node.n_procs)
+            )
         else:
-            self._taskresult[taskid] = {
-                "result": None,
-                "traceback": format_exception(error),
-                "taskid": taskid,
-            }
+            if isinstance(error, BrokenExecutor):
+                error = StepKilledError(
+                    f"The step '{node.name.replace('_', ' ')}' was killed by the system, most "
+                    f"likely because memory ran out: it takes about {node.mem_gb:.1f} GB."
+                )
+            result = {"result": None, "traceback": format_exception(error), "taskid": taskid}
+        if error is not None or self.plugin_args.get("fresh_workers"):
+            pool.shutdown(wait=False)
+        else:
+            self._idle.append(pool)
+        self._taskresult[taskid] = result
+
+    def _sort_jobs(self, jobids, scheduler="tsort"):
+        def urgency(jobid):
+            step = self.procs[jobid]
+            return not step.is_gpu_node(), step.fullname.split(".")[:3]
+
+        return sorted(jobids, key=urgency)
+
+    def _postrun_check(self):
+        super()._postrun_check()
+        for pool in self._idle:
+            pool.shutdown()
 
     def _new_pool(self):
         return ProcessPoolExecutor(
-            max_workers=self.processors,
+            max_workers=1,
             initializer=process_initializer,
             initargs=(self._cwd,),
             mp_context=multiprocessing.get_context(self.plugin_args.get("mp_context")),
         )
+
+
+def _run_step(node, updatehash, taskid):
+    # Where memory runs out, a step is to go, not the process that tells of it.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    return measure(run_node, node, updatehash, taskid)

@@ -41,27 +41,29 @@ def init_anatomical_wf(*, scan, settings, model, name="anatomical_wf"):
     from bh_bids.derivatives import find_precomputed
     from bh_bids.flow.config import FlowConfig
     from bh_bids.interfaces import anatomical as anat
+    from bh_bids.memory import step_gb
 
     config = FlowConfig.from_dict(model["Config"])
-    conform = pe.Node(anat.ConformT1w(in_file=str(scan.path)), name="conform", mem_gb=1.0)
-    brain = pe.Node(
+
+    def step(interface, name):
+        return pe.Node(interface, name=name, mem_gb=step_gb(name, scan))
+
+    conform = step(anat.ConformT1w(in_file=str(scan.path)), "conform")
+    brain = step(
         anat.ExtractBrain(
             mode=settings.skull_strip_t1w, seed=settings.random_seed, sloppy=settings.sloppy
         ),
-        name="brain_mask",
-        mem_gb=1.5,
+        "brain_mask",
     )
     if settings.template:
         brain.inputs.template = settings.template
     mask = find_precomputed(scan, settings.derivatives, "desc-brain_mask.nii.gz")
     if mask:
         brain.inputs.mask = str(mask)
-    correct = pe.Node(anat.CorrectBias(), name="bias_field", mem_gb=1.0)
-    register = pe.Node(anat.RegisterBrain(seed=settings.random_seed), name="register", mem_gb=1.2)
-    resample = pe.Node(
-        anat.ResampleToModel(shape=list(config.shape), affine=config.affine.tolist()),
-        name="resample",
-        mem_gb=1.2,
+    correct = step(anat.CorrectBias(), "bias_field")
+    register = step(anat.RegisterBrain(seed=settings.random_seed), "register")
+    resample = step(
+        anat.ResampleToModel(shape=list(config.shape), affine=config.affine.tolist()), "resample"
     )
     outputs = pe.Node(
         IdentityInterface(

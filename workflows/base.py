@@ -27,9 +27,9 @@ def init_bh_bids_wf(*, settings, scans, model, keys):
     -------
     None
     """
-    import nipype.pipeline.engine as pe
+    from .once import RunOnceWorkflow
 
-    workflow = pe.Workflow(name="bh_bids_wf")
+    workflow = RunOnceWorkflow(name="bh_bids_wf")
     workflow.base_dir = str(settings.work_dir)
     execution = {
         "crashfile_format": "txt",
@@ -68,6 +68,22 @@ def participant_log(settings, participant):
     pathlib.Path
     """
     return Path(settings.output_dir) / f"sub-{participant}" / "log" / settings.run_uuid
+
+
+def work_folder(settings, scan):
+    """Folder of a scan's intermediate results.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+    scan : bh_bids.dataset.Scan
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    participant = f"sub_{_name(scan.participant)}_wf"
+    return Path(settings.work_dir) / "bh_bids_wf" / participant / scan_wf_name(scan)
 
 
 def init_single_participant_wf(*, participant, settings, scans, model, keys):
@@ -130,6 +146,7 @@ def init_scan_wf(scan, settings, model, key):
     import nipype.pipeline.engine as pe
 
     from bh_bids.interfaces.anatomical import MaskOnGrid
+    from bh_bids.memory import step_gb
 
     from .anatomical import init_anatomical_wf
     from .harmonization import init_harmonization_wf
@@ -140,7 +157,11 @@ def init_scan_wf(scan, settings, model, key):
     anatomical = init_anatomical_wf(**common)
     outputs = init_outputs_wf(**common, key=key)
     figures = init_figures_wf(**common)
-    native_mask = pe.Node(MaskOnGrid(reference=str(scan.path)), name="native_mask", mem_gb=0.5)
+    native_mask = pe.Node(
+        MaskOnGrid(reference=str(scan.path)),
+        name="native_mask",
+        mem_gb=step_gb("native_mask", scan),
+    )
 
     def wire(source, destination, *fields):
         for name in fields:

@@ -45,7 +45,9 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
 
     from bh_bids.derivatives import model_sha256
     from bh_bids.interfaces import harmonization as interfaces
+    from bh_bids.memory import step_gb
 
+    on_gpu = settings.device.startswith("cuda")
     inputs = pe.Node(
         IdentityInterface(["preproc", "preproc_mask", "corrected", "mask", "to_space", "details"]),
         name="inputnode",
@@ -58,19 +60,24 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
             device=settings.device,
             seed=settings.random_seed,
             num_threads=settings.omp_nthreads or 1,
-            use_gpu=settings.device.startswith("cuda"),
+            use_gpu=on_gpu,
         ),
         name="harmonize",
         mem_gb=memory_gb(model, settings.method),
-        n_procs=settings.omp_nthreads or 1,
+        # nipype counts a step's GPU slots in its processes.
+        n_procs=1 if on_gpu else settings.omp_nthreads or 1,
     )
     if settings.sloppy:
         harmonize.inputs.parameters = SLOPPY[settings.method]
     native = pe.Node(
-        interfaces.ApplyOnNativeGrid(reference=str(scan.path)), name="native_grid", mem_gb=1.2
+        interfaces.ApplyOnNativeGrid(reference=str(scan.path)),
+        name="native_grid",
+        mem_gb=step_gb("native_grid", scan),
     )
     summarize = pe.Node(
-        interfaces.Summarize(model=model, scan=scan_columns(scan)), name="metrics", mem_gb=0.8
+        interfaces.Summarize(model=model, scan=scan_columns(scan)),
+        name="metrics",
+        mem_gb=step_gb("metrics", scan),
     )
     outputs = pe.Node(
         IdentityInterface(["harmonized", "native", "result", "metrics", "trace"]),

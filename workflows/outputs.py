@@ -34,6 +34,7 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
     from nipype.interfaces.utility import Function, IdentityInterface
 
     from bh_bids.evaluation.participant import METRICS, TRACE
+    from bh_bids.memory import step_gb
 
     space = model["Config"]["space"]
     standard = dict(space=space, resolution="1")
@@ -58,7 +59,11 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
     workflow = pe.Workflow(name=name)
 
     def sink(node_name, source, *, meta=None, **entities):
-        node = pe.Node(_sink(scan, settings, meta=meta, **entities), name=node_name, mem_gb=0.3)
+        node = pe.Node(
+            _sink(scan, settings, meta=meta, **entities),
+            name=node_name,
+            mem_gb=step_gb("sink", scan),
+        )
         workflow.connect(inputs, source, node, "in_file")
         return node
 
@@ -74,6 +79,7 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
         account = pe.Node(
             Function(function=_harmonized_sidecar, output_names=["meta_dict"]),
             name=f"sidecar_{source}",
+            mem_gb=step_gb("sink", scan),
         )
         account.inputs.trait_set(scan=scan, settings=settings, model=model, space=grid_space)
         workflow.connect(inputs, "result", account, "result")
@@ -139,13 +145,17 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
     from nipype.interfaces.utility import IdentityInterface
 
     from bh_bids.interfaces import reportlets
+    from bh_bids.memory import step_gb
+
+    def plot(interface, name):
+        return pe.Node(interface, name=name, mem_gb=step_gb(name, scan))
 
     inputs = pe.Node(
         IdentityInterface(["t1w", "mask", "preproc", "preproc_mask", "harmonized", "result"]),
         name="inputnode",
     )
-    brain = pe.Node(reportlets.PlotBrainMask(), name="plot_brain", mem_gb=0.8)
-    registration = pe.Node(reportlets.PlotRegistration(), name="plot_registration", mem_gb=0.8)
+    brain = plot(reportlets.PlotBrainMask(), "plot_brain")
+    registration = plot(reportlets.PlotRegistration(), "plot_registration")
     workflow = pe.Workflow(name=name)
     workflow.connect([
         (inputs, brain, [("t1w", "in_file"), ("mask", "mask")]),
@@ -154,9 +164,7 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
     figures = [(brain, "out_file", "brain"), (registration, "out_file", "registration")]
     if not settings.anat_only:
         intensity = {name: model["Intensity"][name] for name in ("Quantiles", "Modes")}
-        after = pe.Node(
-            reportlets.PlotHarmonization(intensity=intensity), name="plot_harmonization", mem_gb=1.0
-        )
+        after = plot(reportlets.PlotHarmonization(intensity=intensity), "plot_harmonization")
         workflow.connect([
             (inputs, after, [
                 ("preproc", "source"), ("preproc_mask", "mask"), ("harmonized", "harmonized"),
@@ -168,7 +176,7 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
         sink = pe.Node(
             _sink(scan, settings, datatype="figures", desc=desc, suffix="T1w"),
             name=f"ds_{desc}",
-            mem_gb=0.3,
+            mem_gb=step_gb("sink", scan),
         )
         workflow.connect(node, field, sink, "in_file")
     return workflow

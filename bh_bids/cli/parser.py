@@ -146,6 +146,8 @@ def _add_resources(group):
     add("--use-plugin", type=Path, metavar="FILE",
         help="YAML with a nipype plugin and its arguments, for a cluster's scheduler")  # fmt: skip
     add("--resource-monitor", action="store_true", help="record each step's memory and time")
+    add("--clean-workdir", action="store_true",
+        help="remove the intermediate results of scans once they are done")  # fmt: skip
 
 
 def _add_other(group):

@@ -6,7 +6,24 @@ import tempfile
 from pathlib import Path
 
 from nipype.interfaces.base import isdefined
-from niworkflows.interfaces.bids import DerivativesDataSink as _DerivativesDataSink
+from templateflow.client import TemplateFlowClient
+
+
+def _import_sink():
+    """niworkflows' sink, without the index of all TemplateFlow that its import makes.
+
+    That index takes seconds in every process, for names of spaces that are not looked up here.
+    """
+    templates = TemplateFlowClient.templates
+    TemplateFlowClient.templates = lambda self, **query: []
+    try:
+        from niworkflows.interfaces.bids import DerivativesDataSink
+    finally:
+        TemplateFlowClient.templates = templates
+    return DerivativesDataSink
+
+
+_DerivativesDataSink = _import_sink()
 
 _SCAN = (
     "sub-{subject}[_ses-{session}][_task-{task}][_acq-{acquisition}][_ce-{ceagent}]"
@@ -23,6 +40,9 @@ _PATTERNS = (
 )
 
 
+_GIVEN = ("datatype", "suffix", "extension", "space", "resolution", "desc", "from", "to", "mode")
+
+
 class DerivativesDataSink(_DerivativesDataSink):
     """niworkflows' sink: into the output folder itself, and never half a file under a final name.
 
@@ -32,6 +52,13 @@ class DerivativesDataSink(_DerivativesDataSink):
 
     out_path_base = ""
     _file_patterns = (*_PATTERNS, *_DerivativesDataSink._file_patterns)
+
+    def __init__(self, **inputs):
+        # niworkflows gives each sink an input for each of BIDS' entities, which takes most of the
+        # time of building a workflow; only these are ever given.
+        self._config_entities = frozenset(_GIVEN)
+        super().__init__(**inputs)
+        del self._config_entities
 
     def _run_interface(self, runtime):
         final = Path(self.inputs.base_directory)
@@ -55,7 +82,7 @@ class DerivativesDataSink(_DerivativesDataSink):
 
 
 def _restore(sidecar, given):
-    """Let what we say of an image stand: niworkflows claims TemplateFlow's grids for ours."""
+    """Let what we say of an image stand: niworkflows claims grids of its own for ours."""
     if "Resolution" in given:
         path = Path(sidecar)
         content = {**json.loads(path.read_text()), "Resolution": given["Resolution"]}

@@ -15,6 +15,8 @@ _EXCEPTION = re.compile(
     r"^\s*((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Pool|Interrupt|Exit))(?::\s*(.*))?$"
 )
 _CRASH_BYTES = 200_000
+_JOB_ENDED = "finished or terminated, but results file does not exist"
+"""What nipype says of a job that its scheduler has ended."""
 
 
 @dataclass
@@ -189,12 +191,17 @@ def _last_exception(text):
 def _advice(name, text):
     if name in ("InputError", "ModelError", "DeviceError"):
         return ""  # these sentences already say what to do
-    if name in ("MemoryError", "BrokenProcessPool", "OutOfMemoryError") or "out of memory" in (
+    if name in ("MemoryError", "StepKilledError", "OutOfMemoryError") or "out of memory" in (
         text.lower()
     ):
         return (
-            "The computer ran out of memory. Run fewer participants at once (--nprocs), give the "
-            "job more memory, or use --low-mem."
+            "If the computer ran out of memory: run again with --low-mem or a smaller --nprocs, "
+            "give --mem-gb somewhat below what there is, or give the job more memory."
+        )
+    if _JOB_ENDED in text:
+        return (
+            "The scheduler ended the step's job: look at its accounting, and give more memory or "
+            "time in the plugin file if it ran out of either."
         )
     if name in ("KeyboardInterrupt", "SystemExit"):
         return "The run was stopped. Run the same command again: finished steps are kept."

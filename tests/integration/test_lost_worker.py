@@ -86,5 +86,5 @@ if __name__ == "__main__":
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True,
                           timeout=300, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "BrokenProcessPool" in done.stdout
+    assert "StepKilledError" in done.stdout
     assert (tmp_path / "second").exists() and (tmp_path / "third").exists()

@@ -18,10 +18,17 @@ def settings(tmp_path):
     return make
 
 
-def test_one_process_needs_no_pool(settings):
-    progress = object()
-    for one in (settings(nprocs=1), settings(low_mem=True)):
-        assert choose_plugin(one, progress) == ("Linear", {"status_callback": progress})
+@pytest.mark.parametrize(("more", "fresh"), [(dict(nprocs=1), False), (dict(low_mem=True), True)])
+def test_one_step_at_a_time_still_has_a_process_of_its_own(settings, more, fresh):
+    """So that where memory runs out the step is killed, and somebody is left to say so."""
+    plugin, _ = choose_plugin(settings(**more), None)
+    assert plugin.processors == 1
+    assert plugin.plugin_args["fresh_workers"] is fresh
+
+
+@pytest.mark.parametrize(("device", "slots"), [("cpu", 0), ("cuda", 1), ("cuda:1", 1)])
+def test_one_step_at_a_time_has_the_gpu(settings, device, slots):
+    assert choose_plugin(settings(device=device), None)[0].n_gpu_procs == slots
 
 
 def test_the_pool_gets_the_resources_that_were_given(settings):

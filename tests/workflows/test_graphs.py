@@ -146,6 +146,8 @@ def test_the_harmonization_takes_a_gpu_slot_if_it_runs_on_one(build, settings, d
     nodes = nodes_of(build(replace(settings, device=device)))
     assert nodes["harmonize"].inputs.device == device
     assert nodes["harmonize"].is_gpu_node() is wanted
+    if wanted:
+        assert nodes["harmonize"].n_procs == 1, "nipype counts GPU slots in processes"
     assert not any(node.is_gpu_node() for name, node in nodes.items() if name != "harmonize")
 
 

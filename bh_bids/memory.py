@@ -1,0 +1,96 @@
+"""How much memory there is, and how much each step takes."""
+
+from functools import lru_cache
+from pathlib import Path
+
+TYPICAL_MEGAVOXELS = 11.5
+"""Of a scan whose header cannot be read: a head at 1 mm, 256 x 256 x 176."""
+
+STEP_GB = {
+    "conform": (0.35, 0.020),
+    "brain_mask": (0.85, 0.040),
+    "native_mask": (0.30, 0.020),
+    "bias_field": (0.45, 0.045),
+    "register": (0.80, 0.030),
+    "resample": (0.60, 0.045),
+    "native_grid": (0.75, 0.060),
+    "metrics": (0.55, 0.0),
+    "plot_brain": (0.55, 0.030),
+    "plot_registration": (0.60, 0.0),
+    "plot_harmonization": (0.70, 0.0),
+    "sink": (0.35, 0.010),
+}
+"""GiB of a step's process, libraries included: of an empty scan, and for each million voxels.
+
+``benchmarks/resources.py`` measures them; docs/hpc.md has the table.
+"""
+
+
+def step_gb(step, scan):
+    """Memory that a step of a scan takes.
+
+    Parameters
+    ----------
+    step : str
+        A key of :data:`STEP_GB`.
+    scan : bh_bids.dataset.Scan
+
+    Returns
+    -------
+    float
+        GiB.
+    """
+    least, per_million = STEP_GB[step]
+    return round(least + per_million * _megavoxels(scan.path), 2)
+
+
+@lru_cache(maxsize=1024)
+def _megavoxels(path):
+    import nibabel as nib
+
+    try:
+        x, y, z = nib.load(path).shape[:3]
+    except (OSError, ValueError, nib.filebasedimages.ImageFileError,
+            nib.spatialimages.HeaderDataError):  # fmt: skip
+        return TYPICAL_MEGAVOXELS
+    return min(x * y * z / 1e6, 1024.0)
+
+
+def available_gb():
+    """Memory that this process may use: of the computer, or of its control group if that is less.
+
+    Returns
+    -------
+    float
+        GiB.
+    """
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for path in _limit_files():
+        try:
+            limits.append(int(path.read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min(limits) / 1024**3
+
+
+def _limit_files(groups="/proc/self/cgroup", root="/sys/fs/cgroup"):
+    """Files that may limit this process's memory: of its control group, and of those around it."""
+    try:
+        lines = Path(groups).read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers == "":
+            top, name = Path(root), "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = Path(root) / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        folder = top / place.lstrip("/")
+        for part in (folder, *folder.parents):
+            yield part / name
+            if part == top:
+                break
