@@ -59,8 +59,9 @@ def test_networks_are_trained_once_and_scored(trained, scan_maker, tmp_path, cap
     )  # fmt: skip
     assert run_group(settings) == 0
     said = capsys.readouterr().err
-    # Two folds of one site: the other participant alone.
-    assert said.count("fitted on 1 source and 1 target scans of other participants") == 4
+    # Two folds of one site, each on the other participant alone; three networks of each.
+    assert "fitted on 1 source and 1 target scans of other participants" in said
+    assert "fitted on 2" not in said and said.count("step 2 of 2") == 6
     for name in ("source", "harmonization", "hm", "unet", "cyclegan"):
         path = tmp_path / "out" / f"group_desc-{name}_metrics.tsv"
         found = pd.read_csv(path, sep="\t", na_values="n/a")
@@ -69,7 +70,7 @@ def test_networks_are_trained_once_and_scored(trained, scan_maker, tmp_path, cap
         assert found.wm_dice.between(0, 1).all() and (found.wm_iou <= found.wm_dice).all()
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").glob("group*")}
     assert run_group(settings) == 0
-    assert "fitted on" not in capsys.readouterr().err
+    assert "step" not in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").glob("group*")} == before
 
 
