@@ -60,6 +60,7 @@ def coefficient_of_variation(table):
     -------
     float
         Root mean square over participants of standard deviation (n - 1) over mean; 0.01 is 1 %.
+        NaN where a participant's mean is not positive.
 
     Raises
     ------
@@ -67,8 +68,10 @@ def coefficient_of_variation(table):
         If there are fewer than two participants or sites, or values are missing.
     """
     table = _complete(table)
-    ratios = table.std(axis=1, ddof=1) / table.mean(axis=1)
-    return float(np.sqrt(np.mean(ratios**2)))
+    means = table.mean(axis=1)
+    if not (means > 0).all():
+        return float("nan")
+    return float(np.sqrt(np.mean((table.std(axis=1, ddof=1) / means) ** 2)))
 
 
 def _complete(table):

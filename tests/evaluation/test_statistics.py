@@ -39,6 +39,7 @@ def test_variation_within_participants():
     # Two sites 10 % apart: standard deviation of (95, 105) is 10 / sqrt(2), the mean 100.
     assert coefficient_of_variation([[95, 105], [190, 210]]) == pytest.approx(0.1 / math.sqrt(2))
     assert coefficient_of_variation([[1, 1], [7, 7]]) == 0
+    assert math.isnan(coefficient_of_variation([[0, 0], [7, 7]]))
 
 
 @pytest.mark.parametrize("table", [[[1, 2]], [[1], [2]], [[1, 2], [3, np.nan]], [1, 2]])
