@@ -1,4 +1,4 @@
-"""Sixteen processes that write to one output folder at once, as the tasks of an array do."""
+"""Sixteen processes that write to one output folder at the same time, as an array's tasks do."""
 
 import json
 import os
