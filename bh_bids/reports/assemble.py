@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from ..errors import InputError
 from .boilerplate import describe_domain, methods_html, methods_text
-from .collect import FIGURES, collect
+from .collect import FIGURES, collect, guards_of, verdict
 from .decisions import decision_rows
 from .page import add_viewers, provenance_rows, read_script, script_hash
 from .svg import data_uri, inline, is_inert, write_text
@@ -185,19 +185,14 @@ def _scan_view(scan, output_dir, counter):
     block = scan.harmonization
     method = str(block.get("Method") or scan.metrics.get("method") or "")
     decisions = decision_rows(block)
-    guards = _guards(block, scan.metrics)
     converged = _truth(block.get("Converged", scan.metrics.get("converged")))
-    if not scan.sidecar and not scan.metrics:
-        state = "fail"
-    else:
-        state = "warn" if guards else "pass"
     tissues = _tissue_rows(scan.metrics)
     return {
         "id": f"scan-{scan.key}",
         "key": scan.key,
         "label": scan.label,
-        "state": state,
-        "guards": guards,
+        "state": verdict(scan),
+        "guards": guards_of(scan),
         "converged": converged,
         "source": _source_scanner(scan.sidecar),
         "target": describe_domain(block.get("TargetDomain")),
@@ -223,14 +218,6 @@ def _scan_view(scan, output_dir, counter):
         "parameters": block.get("Parameters") if isinstance(block.get("Parameters"), dict) else {},
         "sidecar": json.dumps(scan.sidecar, indent=2, ensure_ascii=False) if scan.sidecar else "",
     }
-
-
-def _guards(block, metrics):
-    guards = block.get("Guards")
-    if isinstance(guards, list):
-        return [str(g) for g in guards]
-    text = guards or metrics.get("guards") or ""
-    return [part.strip() for part in str(text).split("|") if part.strip()]
 
 
 def _truth(value):

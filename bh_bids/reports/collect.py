@@ -73,6 +73,43 @@ class Findings:
     run_uuid: str | None
 
 
+def guards_of(scan):
+    """Sentences on what is doubtful about a scan's result.
+
+    Parameters
+    ----------
+    scan : Scan
+
+    Returns
+    -------
+    list of str
+    """
+    guards = scan.harmonization.get("Guards")
+    if isinstance(guards, list):
+        return [str(g) for g in guards]
+    text = guards or scan.metrics.get("guards") or ""
+    return [part.strip() for part in str(text).split("|") if part.strip()]
+
+
+def verdict(scan, anat_only=False):
+    """A scan's verdict in one word.
+
+    Parameters
+    ----------
+    scan : Scan or None
+    anat_only : bool
+        Whether no harmonized image was asked for.
+
+    Returns
+    -------
+    {"pass", "warn", "fail"}
+        ``fail``: there is no result; ``warn``: there are cautions.
+    """
+    if scan is None or not (scan.sidecar or scan.metrics):
+        return "pass" if anat_only else "fail"
+    return "warn" if guards_of(scan) else "pass"
+
+
 def entities(name):
     """BIDS entities of a file name, in order, as pairs."""
     return _ENTITY.findall(name)
