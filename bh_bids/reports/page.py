@@ -6,8 +6,8 @@ from importlib.resources import files
 
 from .viewer import LAYERS, as_script_text, fit, preview
 
-# Bytes of a page that the viewers may take, of the 10 MB that are promised.
-_VIEWER_BUDGET = 6_000_000
+# Bytes of a page's pictures and viewers; 10 MB are promised of the whole page.
+_BUDGET = 9_600_000
 
 
 def add_viewers(views, bundles, problems):
@@ -16,7 +16,7 @@ def add_viewers(views, bundles, problems):
     Parameters
     ----------
     views : list of dict
-        One per scan; they get ``viewer`` (``data``, ``layers``, ``widths`` of the three
+        One per scan, with its ``figures``; they get ``viewer`` (``data``, ``layers``, ``widths`` of the three
         planes in mm; None without) and ``pair``, the pictures before and after as ``data:``
         addresses.
     bundles : list of dict or None
@@ -34,7 +34,10 @@ def add_viewers(views, bundles, problems):
             problems.append(f"The slice viewer of {view['label']} is left out: {error}.")
             bundle = None
         shown.append(bundle)
-    for view, bundle in zip(views, fit(shown, _VIEWER_BUDGET), strict=True):
+    drawn = sum(
+        len(figure["svg"] or figure["uri"] or "") for view in views for figure in view["figures"]
+    )
+    for view, bundle in zip(views, fit(shown, _BUDGET - drawn), strict=True):
         view["viewer"] = None
         if bundle is not None:
             names = [layer["name"] for layer in bundle["layers"]]

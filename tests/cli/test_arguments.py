@@ -69,7 +69,7 @@ def test_bash_completes_the_options(program, tmp_path, capsys):
     script.write_text(capsys.readouterr().out)
     ask = f"""source {script}
         spec=$(complete -p {program}); f=${{spec##*-F }}; f=${{f%% *}}
-        COMP_WORDS=({program} --he); COMP_CWORD=1; COMPREPLY=()
-        $f {program} --he {program}; echo "${{COMPREPLY[@]}}" """
+        COMP_WORDS=({program} --hel); COMP_CWORD=1; COMPREPLY=()
+        $f {program} --hel {program}; echo "${{COMPREPLY[@]}}" """
     done = subprocess.run([bash, "-c", ask], capture_output=True, text=True)
     assert done.stdout.split() == ["--help"], done.stderr

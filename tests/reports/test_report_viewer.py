@@ -112,7 +112,7 @@ def test_labels_are_ours_whatever_the_file_says(bundle):
 
 def test_a_picture_of_another_size_is_named(bundle):
     bundle = {**bundle, "shape": [5, 5, 5]}
-    view, problems = {"label": "T1w scan"}, []
+    view, problems = {"label": "T1w scan", "figures": []}, []
     add_viewers([view], [bundle], problems)
     assert view["viewer"] is None and view["pair"] is None
     assert "T1w scan" in problems[0]
