@@ -6,9 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 
-<<<<<<< HEAD
 .PHONY: help venv demo end-to-end test test-oldest test-newest test-slow test-cluster test-container \
-	lint benchmark scale package image clean
+	test-browser docs lint benchmark scale package image clean
 
 help:
 	@echo "make demo            simulate two scans of a participant, harmonize them: results in demo/"
@@ -19,26 +18,14 @@ help:
 	@echo "make test-slow       the end-to-end runs that take longer"
 	@echo "make test-cluster    on a real Slurm (root; Debian: slurm-wlm munge bubblewrap)"
 	@echo "make test-container  build the image and run it (root; Debian: buildah debootstrap bubblewrap)"
-	@echo "make lint            style"
+	@echo "make test-browser    the reports in Chromium; pictures of them in build/screenshots"
+	@echo "make docs            the documentation, in docs/_build/html"
+	@echo "make lint            style and types"
 	@echo "make benchmark       quality on simulated gaps: DERIVATIVES=... of target scans"
 	@echo "make scale           time and memory with up to 5000 participants"
 	@echo "make package         sdist and wheel in dist/, installed and looked into"
 	@echo "make image           the container image, by Docker: IMAGE=name:tag"
 	@echo "make clean           remove what the others made"
-=======
-.PHONY: help venv demo test test-slow test-browser docs lint benchmark package clean
-
-help:
-	@echo "make demo       simulate two scans of a participant, harmonize them: results in demo/"
-	@echo "make test       the test suite"
-	@echo "make test-slow  the end-to-end runs that take longer"
-	@echo "make test-browser  the reports in Chromium; pictures of them in build/screenshots"
-	@echo "make docs       the documentation, in docs/_build/html"
-	@echo "make lint       style and types"
-	@echo "make benchmark  quality on simulated gaps: DERIVATIVES=... of target scans"
-	@echo "make package    sdist and wheel in dist/"
-	@echo "make clean      remove what the others made"
->>>>>>> 1c2820a (Documentation with Sphinx; questions, tutorials, types, Zenodo metadata)
 
 venv: $(INSTALLED)
 
@@ -76,14 +63,13 @@ test-newest:
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
-<<<<<<< HEAD
 test-cluster: $(INSTALLED)
 	$(BIN)/python -m pytest -s --timeout 7200 tests/cluster
 
 test-container:
 	tests/container/build.sh
 	tests/container/run.sh
-=======
+
 # BH_REPORTS names a folder with reports of real scans to open as well.
 test-browser: $(INSTALLED)
 	BH_SCREENSHOTS=build/screenshots BH_REPORTS=$(or $(BH_REPORTS),demo/out) \
@@ -94,7 +80,6 @@ docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules bh_bids/progress.py bh_bids/reports bh_bids/__init__.py
 	@echo "Open docs/_build/html/index.html in a browser."
->>>>>>> 1c2820a (Documentation with Sphinx; questions, tutorials, types, Zenodo metadata)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -122,9 +107,4 @@ image:
 	docker run --rm --read-only --network none --user 4711 --tmpfs /tmp $(IMAGE) --version
 
 clean:
-<<<<<<< HEAD
-	rm -rf .venv .venv-oldest .venv-newest demo build dist *.egg-info .pytest_cache .ruff_cache \
-		.hypothesis
-=======
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/_build docs/auto_examples docs/api
->>>>>>> 1c2820a (Documentation with Sphinx; questions, tutorials, types, Zenodo metadata)

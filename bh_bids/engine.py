@@ -76,7 +76,9 @@ def run_workflow(workflow, settings, names):
 
 
 def _steps(workflow, name):
-    return {node.name for node in workflow._get_all_nodes() if name in node.fullname.split(".")}
+    """Names of the steps of one scan's workflow."""
+    paths = [path.split(".") for path in workflow.list_node_names()]
+    return {path[-1] for path in paths if name in path}
 
 
 def quieten_nipype():

@@ -94,7 +94,8 @@ class Progress:
         if wrong:
             self.failed.add(workflow)
         self.left.get(workflow, set()).discard(step)
-        if workflow in self.left and not self.left[workflow] and workflow not in self.failed:
+        left = self.left.get(workflow)
+        if left is not None and not left and workflow not in self.failed | set(self.seconds):
             self.seconds[workflow] = now - self.begun[workflow]
             if not self.verbose:
                 self._tell(workflow, f"done in {duration(self.seconds[workflow])}")

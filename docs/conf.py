@@ -28,7 +28,13 @@ extensions = [
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 4
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["_build", "examples", "slurm", "auto_examples/*.py.md5", "auto_examples/*.ipynb"]
+exclude_patterns = [
+    "_build",
+    "examples",
+    "slurm",
+    "auto_examples/*.py.md5",
+    "auto_examples/*.ipynb",
+]
 templates_path = ["_templates"]
 
 autosummary_generate = True

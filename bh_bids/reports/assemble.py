@@ -275,7 +275,9 @@ def _facts(metrics, tissues):
         facts.append(f"Correlation with the source inside the brain: {format_number(kept)}.")
     for row in tissues:
         if row["tissue"] != "CSF" and row["nearer"] is not None:
-            before, after = (f"{value:+.1f} %".replace("-", "−") for value in row["off"])
+            # Rounded first: there is no −0.0.
+            off = (round(value, 1) + 0.0 for value in row["off"])
+            before, after = (f"{value:+.1f} %".replace("-", "−") for value in off)
             name = {"GM": "Grey", "WM": "White"}[row["tissue"]]
             facts.append(
                 f"{name} matter's peak against the target's: {before} before, {after} now."

@@ -16,9 +16,9 @@ def add_viewers(views, bundles, problems):
     Parameters
     ----------
     views : list of dict
-        One per scan, with its ``figures``; they get ``viewer`` (``data``, ``layers``, ``widths`` of the three
-        planes in mm; None without) and ``pair``, the pictures before and after as ``data:``
-        addresses.
+        One per scan, with its ``figures``; they get ``viewer`` (``data``, ``layers``, ``widths``
+        of the three planes in mm; None without) and ``pair``, the pictures before and after as
+        ``data:`` addresses.
     bundles : list of dict or None
         As :func:`bh_bids.reports.viewer.read_bundle` gives them.
     problems : list of str

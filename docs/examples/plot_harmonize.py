@@ -2,18 +2,19 @@
 Harmonize a volume
 ==================
 
-What ``bh-bids`` does to each scan, in Python: :func:`bh_bids.harmonize` takes a brain on the model's
-grid, its mask and a model, and gives a harmonized volume back with an account of what was done.
+What ``bh-bids`` does to each scan, in Python: :func:`bh_bids.harmonize` takes a brain on the
+model's grid, its mask and a model, and gives a harmonized volume back with an account of what was
+done.
 
-The volume here is the MNI152 average brain, as a scanner with another contrast and a bias field might have shown
-it. Scans of your own come from ``bh-bids --anat-only``, on the same grid.
+The volume here is the MNI152 average brain, as a scanner with another contrast and a bias field
+might have shown it. Scans of your own come from ``bh-bids --anat-only``, on the same grid.
 """
 
 # %%
 # A model and a brain
 # -------------------
-# The packaged model knows 21 adults of one 3 T scanner. Everything lives on its grid, 160 x 192 x 160
-# voxels of 1 mm in MNI space.
+# The packaged model knows 21 adults of one 3 T scanner. Everything lives on its grid,
+# 160 x 192 x 160 voxels of 1 mm in MNI space.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,8 +42,8 @@ scan = np.where(mask, 400 * scan * front, 0).astype(np.float32)
 # %%
 # Harmonize
 # ---------
-# ``flow="gaussian"`` judges the noise by a filter in place of the flow: seconds instead of a minute, and enough for
-# a brain that is no single scan. Leave it out for scans.
+# ``flow="gaussian"`` judges the noise by a filter in place of the flow: seconds instead of a
+# minute, and enough for a brain that is no single scan. Leave it out for scans.
 
 result = harmonize(scan, mask, model, flow="gaussian", seed=0)
 for stage in ("Bias", "Contrast", "Noise"):
