@@ -60,4 +60,5 @@ sphinx_gallery_conf = {
 
 # The build needs no network: formulas are set by the reader's browser where it has one.
 warnings.filterwarnings("ignore", category=UserWarning, module="matplotlib")
+warnings.filterwarnings("ignore", message="Unknown section (In|Out)puts")
 suppress_warnings = ["config.cache"]
