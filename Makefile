@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 
 .PHONY: help venv demo end-to-end test test-oldest test-newest test-slow test-cluster test-container \
-	lint benchmark scale package image clean
+	test-browser docs lint benchmark scale package image clean
 
 help:
 	@echo "make demo            simulate two scans of a participant, harmonize them: results in demo/"
@@ -18,7 +18,9 @@ help:
 	@echo "make test-slow       the end-to-end runs that take longer"
 	@echo "make test-cluster    on a real Slurm (root; Debian: slurm-wlm munge bubblewrap)"
 	@echo "make test-container  build the image and run it (root; Debian: buildah debootstrap bubblewrap)"
-	@echo "make lint            style"
+	@echo "make test-browser    the reports in Chromium; pictures of them in build/screenshots"
+	@echo "make docs            the documentation, in docs/_build/html"
+	@echo "make lint            style and types"
 	@echo "make benchmark       quality on simulated gaps: DERIVATIVES=... of target scans"
 	@echo "make scale           time and memory with up to 5000 participants"
 	@echo "make package         sdist and wheel in dist/, installed and looked into"
@@ -68,9 +70,21 @@ test-container:
 	tests/container/build.sh
 	tests/container/run.sh
 
+# BH_REPORTS names a folder with reports of real scans to open as well.
+test-browser: $(INSTALLED)
+	BH_SCREENSHOTS=build/screenshots BH_REPORTS=$(or $(BH_REPORTS),demo/out) \
+	    $(BIN)/python -m pytest -m browser -rA
+
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt --editable '.[docs]'
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules bh_bids/progress.py bh_bids/reports bh_bids/__init__.py
+	@echo "Open docs/_build/html/index.html in a browser."
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/harmonization.py $(DERIVATIVES) --output benchmarks/results
@@ -93,5 +107,4 @@ image:
 	docker run --rm --read-only --network none --user 4711 --tmpfs /tmp $(IMAGE) --version
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest demo build dist *.egg-info .pytest_cache .ruff_cache \
-		.hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/_build docs/auto_examples docs/api

@@ -13,7 +13,8 @@ from .reports.svg import write_text
 BIDS_VERSION = "1.10.0"
 RESOLUTION = "1 mm isotropic"
 ANATOMICAL_FIGURES = ("brain", "registration")
-HARMONIZATION_FIGURES = ("flicker", "difference", "histogram", "trace")
+HARMONIZATION_FIGURES = ("flicker", "difference", "ncc", "histogram", "trace")
+VIEWER = "viewer"
 BIDSIGNORE = ("*.html", "logs/", "**/figures", "**/log", "*_xfm.*", "*_metrics.*", "group_*")
 _VERSIONED = ("bh-bids", "antspyx", "nibabel", "nipype", "nflows", "numpy", "scipy", "torch")
 
@@ -169,10 +170,11 @@ def expected_outputs(scan, space, settings):
             names.append(f"{standard}_desc-harmonized_T1w.nii.gz")
         if "T1w" in settings.output_spaces:
             names.append(f"{scan.key}_desc-harmonized_T1w.nii.gz")
-    drawn = Path(f"sub-{scan.participant}/figures")
-    return [folder / name for name in names] + [
-        drawn / f"{scan.key}_desc-{name}_T1w.svg" for name in figures
-    ]
+    drawn = [f"{scan.key}_desc-{name}_T1w.svg" for name in figures]
+    if not settings.anat_only:
+        drawn.append(f"{scan.key}_desc-{VIEWER}_T1w.json")
+    pages = Path(f"sub-{scan.participant}/figures")
+    return [folder / name for name in names] + [pages / name for name in drawn]
 
 
 def is_done(scan, space, settings, key):

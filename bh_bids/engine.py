@@ -3,20 +3,16 @@
 import gc
 import logging
 import os
-import sys
-import time
 from datetime import datetime
 from pathlib import Path
 
 from .errors import InputError
 from .memory import available_gb
+from .progress import Progress
 from .scheduler import request_resources
 
 VERBOSITY_VARIABLE = "BH_VERBOSITY"
 """Tells worker processes how much the run should say."""
-_QUIET = ("inputnode", "outputnode")
-_LONG = ("brain_mask", "harmonize")
-"""Steps of a minute or more: their beginning is told too."""
 
 
 def run_workflow(workflow, settings, names):
@@ -27,7 +23,7 @@ def run_workflow(workflow, settings, names):
     workflow : nipype.pipeline.engine.Workflow
     settings : bh_bids.settings.Settings
     names : dict
-        See :class:`Progress`.
+        See :class:`bh_bids.progress.Progress`.
 
     Returns
     -------
@@ -49,7 +45,12 @@ def run_workflow(workflow, settings, names):
             workflow.write_graph(graph2use="colored", format="svg", simple_form=True)
         except OSError:
             raise InputError("--write-graph needs Graphviz's program dot: install it.") from None
-    plugin, arguments = choose_plugin(settings, Progress(names))
+    steps = {name: _steps(workflow, name) for name in names}
+    serial = settings.low_mem or settings.nprocs == 1
+    progress = Progress(
+        names, steps, verbose=settings.verbose, parallel=1 if serial else settings.nprocs
+    )
+    plugin, arguments = choose_plugin(settings, progress)
     if settings.use_plugin and isinstance(plugin, str):
         os.environ.setdefault("LOGNAME", str(os.getuid()))  # nipype names jobs after the user
         arguments = request_resources(workflow._get_all_nodes(), plugin, arguments)
@@ -57,7 +58,8 @@ def run_workflow(workflow, settings, names):
     # going through it again and again took a third of a core.
     gc.freeze()
     try:
-        workflow.run(plugin=plugin, plugin_args=arguments)
+        with progress:
+            workflow.run(plugin=plugin, plugin_args=arguments)
     except RuntimeError:
         return False
     except Exception:
@@ -73,17 +75,23 @@ def run_workflow(workflow, settings, names):
     return True
 
 
+def _steps(workflow, name):
+    """Names of the steps of one scan's workflow."""
+    paths = [path.split(".") for path in workflow.list_node_names()]
+    return {path[-1] for path in paths if name in path}
+
+
 def quieten_nipype():
     """Set nipype's log levels by the verbosity of the run.
 
-    Unless asked, nipype says nothing: progress is told by :class:`Progress`, and every crash in one
-    sentence at the end, with its traceback in the crash file.
+    Unless asked, nipype says nothing: progress is told by :mod:`bh_bids.progress`, and every crash
+    in one sentence at the end, with its traceback in the crash file.
     """
     from nipype import logging as nipype_logging
 
     verbosity = int(os.environ.get(VERBOSITY_VARIABLE, "0"))
-    for name, verbose_from in (("nipype.workflow", 1), ("nipype.interface", 2),
-                               ("nipype.utils", 2)):  # fmt: skip
+    for name, verbose_from in (("nipype.workflow", 2), ("nipype.interface", 3),
+                               ("nipype.utils", 3)):  # fmt: skip
         level = logging.INFO if verbosity >= verbose_from else logging.CRITICAL
         nipype_logging.getLogger(name).setLevel(level)
 
@@ -106,7 +114,7 @@ def choose_plugin(settings, progress):
     Parameters
     ----------
     settings : bh_bids.settings.Settings
-    progress : Progress
+    progress : bh_bids.progress.Progress
 
     Returns
     -------
@@ -161,7 +169,7 @@ def write_usage(usage, settings, names):
         Empty where a scheduler ran the steps: its accounting has what they took.
     settings : bh_bids.settings.Settings
     names : dict
-        See :class:`Progress`.
+        See :class:`bh_bids.progress.Progress`.
     """
     from .evaluation.participant import write_tsv
 
@@ -192,50 +200,3 @@ def _scan_and_step(name, names):
     """What scan and step a node's full name stands for."""
     parts = name.split(".")
     return next((names[part] for part in parts if part in names), parts[0]), parts[-1]
-
-
-class Progress:
-    """Tells when a step of a scan ends, and how long it took.
-
-    Lines on standard output: the scan, the step, seconds. Steps that only move data are not told.
-
-    Parameters
-    ----------
-    names : dict
-        Name of a scan's workflow to what the scan is to be called.
-    stream : file, optional
-        Standard output by default.
-    """
-
-    def __init__(self, names, stream=None):
-        self.names = names
-        self.stream = stream or sys.stdout
-        self.width = max((len(name) for name in names.values()), default=0)
-        self.started = {}
-
-    def __call__(self, node, status):
-        """nipype's status callback.
-
-        Parameters
-        ----------
-        node : nipype.pipeline.engine.Node
-        status : {"start", "end", "exception"}
-        """
-        scan, step = _scan_and_step(node.fullname, self.names)
-        if step in _QUIET or step.startswith(("ds_", "sidecar_")):
-            return
-        if status == "start":
-            self.started[node.fullname] = time.monotonic()
-            if step in _LONG:
-                self._tell(scan, step, "begins")
-            return
-        # nipype reports the end of steps, too, that it left out because one before them failed.
-        if node.fullname not in self.started:
-            return
-        seconds = time.monotonic() - self.started.pop(node.fullname)
-        end = "FAILED" if status == "exception" else "done"
-        self._tell(scan, step, f"{end:<6} {seconds:6.1f} s")
-
-    def _tell(self, scan, step, what):
-        line = f"{scan:<{self.width}}  {step.replace('_', ' '):<18} {what}"
-        print(line, file=self.stream, flush=True)

@@ -10,6 +10,7 @@ from itertools import groupby
 from .dataset import Scan, check_dataset, find_scans
 from .derivatives import is_done, provenance_key, write_description
 from .errors import InputError, ModelError
+from .rawlike import derivatives_settings, write_raw_like
 from .settings import for_participant
 
 EX_OK, EX_FAILED, EX_SOFTWARE = 0, 1, 70
@@ -61,6 +62,8 @@ def run(settings, action=None):
     BHError
         If nothing can be started.
     """
+    root = settings.output_dir
+    settings = derivatives_settings(settings)
     if settings.analysis_level == "group":
         from .group.run import run_group
 
@@ -79,7 +82,11 @@ def run(settings, action=None):
     _write_shared(plan)
     if action:
         return write_reports(plan, pages=action == "reports_only")
-    return _execute(plan)
+    code = _execute(plan)
+    if settings.output_layout == "bids":
+        count = write_raw_like(plan, root)
+        print(f"{count} harmonized scans as a raw-like dataset: {root}")
+    return code
 
 
 def check_folders(settings):
@@ -218,7 +225,30 @@ def _tell_plan(plan):
         print(f"  towards {plan.model['Name']} {where}")
     for scan in plan.todo:
         print(f"  {scan.path.relative_to(plan.settings.bids_dir)}")
+    print(f"Results would go to {plan.settings.output_dir}")
+    if plan.todo:
+        _tell_cost(plan)
     return EX_OK
+
+
+def _tell_cost(plan):
+    """Time, memory and disk, as far as they can be told."""
+    from bh_bids.workflows.base import init_bh_bids_wf
+
+    from .expectation import expect
+    from .progress import duration
+
+    workflow = init_bh_bids_wf(
+        settings=plan.settings, scans=plan.todo, model=plan.model, keys=plan.keys
+    )
+    cost = expect(plan.settings, workflow, plan.model)
+    together = f"{cost['at_once']} scan{'s' if cost['at_once'] > 1 else ''} at once"
+    print(
+        f"It may take about {duration(cost['seconds'])} ({together}, "
+        f"{plan.settings.omp_nthreads} threads a step), {cost['memory_gb']:.1f} GB of memory, "
+        f"{cost['work_gb']:.1f} GB in the work folder and {cost['output_gb']:.1f} GB of results; "
+        "on a computer of another kind half as much, or twice."
+    )
 
 
 def _write_shared(plan):
@@ -311,7 +341,7 @@ def write_reports(plan, pages=True):
 
     settings = plan.settings
     output = settings.output_dir
-    failed, sidecars = False, []
+    failed, sidecars, pages_written = False, [], []
     for participant in sorted({scan.participant for scan in plan.scans}):
         scans = [scan for scan in plan.scans if scan.participant == participant]
         names = [scan.path.name for scan in scans]
@@ -327,11 +357,12 @@ def write_reports(plan, pages=True):
             page = write_participant_report(
                 output, participant, run_uuid=settings.run_uuid, scans=names
             )
-            print(f"sub-{participant}: {page}")
+            pages_written.append((scans, findings, page))
         except OSError as error:
             failed = True
             print(f"sub-{participant}: the report cannot be written: {error}", file=sys.stderr)
     write_citations(output, sidecars)
+    _tell_summary(plan, pages_written)
     space = plan.model["Config"]["space"]
     missing = [s for s in plan.scans if not is_done(s, space, settings, plan.keys[s.key])]
     if missing and pages:
@@ -339,3 +370,22 @@ def write_reports(plan, pages=True):
         print(f"{len(missing)} of {len(plan.scans)} scans have no results: {names}",
               file=sys.stderr)  # fmt: skip
     return EX_FAILED if failed or (missing and pages) else EX_OK
+
+
+def _tell_summary(plan, pages):
+    """One line per scan: its verdict, and where its report is."""
+    from .reports.collect import verdict
+
+    if not pages:
+        return
+    space = plan.model["Config"]["space"]
+    rows = [("SCAN", "VERDICT", "REPORT")]
+    for scans, findings, page in pages:
+        found = {scan.key: scan for scan in findings.scans}
+        for scan in scans:
+            done = is_done(scan, space, plan.settings, plan.keys[scan.key])
+            word = verdict(found.get(scan.key), plan.settings.anat_only) if done else "fail"
+            rows.append((scan.key, word, str(page)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())

@@ -12,6 +12,7 @@ from .errors import InputError
 METHODS = ("map", "paper")
 COMPARATORS = ("gain", "hm", "hm-whole", "nyul", "ssimh", "unet", "unet-3plane", "cyclegan")
 FAST_COMPARATORS = COMPARATORS[:5]
+LAYOUTS = ("derivatives", "bids")
 
 
 def _available_cpus():
@@ -59,6 +60,7 @@ class Settings:
     segmentation: bool = False
     simulate_gaps: tuple = ()
     folds: int = 2
+    output_layout: str = LAYOUTS[0]
     random_seed: int = 0
     nprocs: int = field(default_factory=_available_cpus)
     omp_nthreads: int | None = None

@@ -1,6 +1,6 @@
 """All that is written to the output folder by the workflows."""
 
-from bh_bids.derivatives import HARMONIZATION_FIGURES, RESOLUTION, image_sidecar
+from bh_bids.derivatives import HARMONIZATION_FIGURES, RESOLUTION, VIEWER, image_sidecar
 
 
 def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
@@ -164,14 +164,17 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
     figures = [(brain, "out_file", "brain"), (registration, "out_file", "registration")]
     if not settings.anat_only:
         intensity = {name: model["Intensity"][name] for name in ("Quantiles", "Modes")}
-        after = plot(reportlets.PlotHarmonization(intensity=intensity), "plot_harmonization")
+        after = plot(
+            reportlets.PlotHarmonization(intensity=intensity, model=settings.model),
+            "plot_harmonization",
+        )
         workflow.connect([
             (inputs, after, [
                 ("preproc", "source"), ("preproc_mask", "mask"), ("harmonized", "harmonized"),
                 ("result", "result"),
             ]),
         ])  # fmt: skip
-        figures += [(after, name, name) for name in HARMONIZATION_FIGURES]
+        figures += [(after, name, name) for name in (*HARMONIZATION_FIGURES, VIEWER)]
     for node, field, desc in figures:
         sink = pe.Node(
             _sink(scan, settings, datatype="figures", desc=desc, suffix="T1w"),

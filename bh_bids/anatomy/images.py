@@ -8,6 +8,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
 
@@ -19,8 +21,7 @@ MAX_VOXELS = 1024**3
 """A larger header is refused before anything is allocated."""
 MAX_SHEAR = 1e-3
 """Largest cosine between two voxel axes: ITK's images cannot hold a sheared grid."""
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError,
-               nib.spatialimages.HeaderDataError)  # fmt: skip
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,28 @@ def mni_brain():
     return _read(Path(str(files("nilearn") / "datasets" / "data" / name)))
 
 
+def mni_tissues():
+    """Probabilities of grey and white matter of the same average, from the nilearn package.
+
+    Returns
+    -------
+    probabilities : numpy.ndarray of float32, shape (2, 197, 233, 189)
+        Grey matter, white matter; 0-1, RAS axes, 1 mm.
+    affine : numpy.ndarray, shape (4, 4)
+
+    Notes
+    -----
+    Source: as of :func:`mni_brain`.
+    """
+    folder = Path(str(files("nilearn") / "datasets" / "data"))
+    maps = [
+        _read(folder / f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz")
+        for tissue in ("gm", "wm")
+    ]
+    volumes = np.stack([volume for volume, _ in maps])
+    return np.clip(volumes / max(float(volumes.max()), 1e-6), 0, 1), maps[0][1]
+
+
 @dataclass(frozen=True)
 class HeadTemplate:
     """A whole-head T1w template.

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from ..errors import BHError
+from .arguments import Parser, add_completion
 from .model_files import add_calibrate, add_export, add_import
 from .model_show import add_info, add_list, add_verify
 from .model_train import add_train
@@ -41,7 +42,7 @@ def main(argv=None):
         0 where all went well, 1 after an error a user can mend (one sentence on standard error).
         Wrong usage exits with 2.
     """
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     try:
         return options.run(options)
     except BHError as error:
@@ -52,13 +53,20 @@ def main(argv=None):
         return 130
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
+def build_parser():
+    """The parser of ``bh-model``.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+    """
+    parser = Parser(
         prog="bh-model",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_completion(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_train(commands)
     for add in (add_list, add_info, add_verify, add_import, add_calibrate, add_export):

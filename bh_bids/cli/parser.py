@@ -6,7 +6,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import InputError
-from ..settings import COMPARATORS, METHODS, Settings, read_toml
+from ..settings import COMPARATORS, LAYOUTS, METHODS, Settings, read_toml
+from .arguments import DIRECTORY, FILE, Parser, add_completion, completed
 
 DESCRIPTION = """\
 Harmonize T1-weighted MR images blindly: bring scans of any scanner to look as if a target
@@ -14,10 +15,15 @@ scanner had made them, with a model that was trained on the target's scans alone
 EPILOG = """\
 examples:
   bh-bids /data/study /data/study/derivatives/bh-bids participant
+  bh-bids /bids /out participant --dry-run
   bh-bids /bids /out participant --participant-label 01 02 --nprocs 8 --mem-gb 16
   bh-bids /bids /out participant --model models/our-trio --device cuda
+  bh-bids /bids /out participant --output-layout bids    (input for fMRIPrep)
   bh-bids /bids /out group
   bh-bids /bids /out group --target ses-trio --comparators hm unet --segmentation
+
+completion in the shell, for bash here (zsh and tcsh alike):
+  bh-bids --print-completion bash > ~/.local/share/bash-completion/completions/bh-bids
 
 exit codes: 0 all went well; 1 something failed (the others are finished); 2 wrong usage;
 70 no workflow could be built."""
@@ -30,15 +36,18 @@ def build_parser():
     -------
     argparse.ArgumentParser
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="bh-bids",
+        usage="bh-bids BIDS_DIR OUTPUT_DIR {participant,group} [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("bids_dir", type=Path, help="root folder of a BIDS dataset")
-    parser.add_argument("output_dir", type=Path, help="folder for the derivatives")
+    bids = parser.add_argument("bids_dir", type=Path, help="root folder of a BIDS dataset")
+    output = parser.add_argument("output_dir", type=Path, help="folder for the derivatives")
+    for folder in (bids, output):
+        completed(folder, DIRECTORY)
     parser.add_argument(
         "analysis_level",
         choices=("participant", "group"),
@@ -46,7 +55,13 @@ def build_parser():
         "methods",
     )
     parser.add_argument("--version", action="version", version=f"bh-bids {__version__}")
-    parser.add_argument("-v", "--verbose", action="count", help="say more; -vv: everything")
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        help="tell every step; -vv: nipype's steps too; -vvv: all that it says",
+    )
+    add_completion(parser)
     _add_selection(parser.add_argument_group("what to process"))
     _add_harmonization(parser.add_argument_group("harmonization"))
     _add_anatomy(parser.add_argument_group("anatomy"))
@@ -62,18 +77,18 @@ def _add_selection(group):
         help="participants to process, with or without sub-; all by default")  # fmt: skip
     add("--session-label", "--session_label", "--session-id", nargs="+", metavar="LABEL",
         help="sessions to process, with or without ses-; all by default")  # fmt: skip
-    add("--bids-filter-file", type=Path, metavar="FILE",
-        help='JSON with further entities, {"t1w": {"acquisition": "mprage"}}')  # fmt: skip
-    add("--bids-database-dir", type=Path, metavar="DIR",
+    completed(add("--bids-filter-file", type=Path, metavar="FILE",
+        help='JSON with further entities, {"t1w": {"acquisition": "mprage"}}'), FILE)  # fmt: skip
+    completed(add("--bids-database-dir", type=Path, metavar="DIR",
         help="pybids database of the dataset, made where it does not exist; many jobs can share "
-        "it")  # fmt: skip
+        "it"), DIRECTORY)  # fmt: skip
     add("--skip-bids-validation", "--skip_bids_validation", action="store_true",
         help="do not check the dataset's description")  # fmt: skip
     add("-d", "--derivatives", nargs="+", metavar="NAME=PATH",
         help="derivatives with brain masks to reuse (..._desc-brain_mask.nii.gz), for example of "
         "fMRIPrep")  # fmt: skip
-    add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR",
-        help="folder for intermediate results (default: work)")  # fmt: skip
+    completed(add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR",
+        help="folder for intermediate results (default: work)"), DIRECTORY)  # fmt: skip
 
 
 def _add_harmonization(group):
@@ -90,6 +105,10 @@ def _add_harmonization(group):
     add("--output-spaces", nargs="+", metavar="SPACE",
         help="grids of the harmonized images: T1w for the scan's own, and the model's space "
         "(default: both)")  # fmt: skip
+    add("--output-layout", choices=LAYOUTS,
+        help="derivatives: OUTPUT_DIR is a derivatives dataset (default); bids: OUTPUT_DIR is a "
+        "raw-like dataset of harmonized scans, which other BIDS Apps take as their input, and the "
+        "derivatives lie in OUTPUT_DIR/derivatives/bh-bids")  # fmt: skip
     add("--random-seed", "--random_seed", type=int, metavar="N",
         help="seed of everything random (default: 0)")  # fmt: skip
 
@@ -143,8 +162,9 @@ def _add_resources(group):
                         help="memory to stay under (default: 90 %% of the computer's)")  # fmt: skip
     memory.add_argument("--mem-mb", "--mem_mb", type=float, metavar="MB", help="the same in MB")
     add("--low-mem", action="store_true", help="one step at a time: slower, least memory")
-    add("--use-plugin", type=Path, metavar="FILE",
-        help="YAML with a nipype plugin and its arguments, for a cluster's scheduler")  # fmt: skip
+    completed(add("--use-plugin", type=Path, metavar="FILE",
+        help="YAML with a nipype plugin and its arguments, for a cluster's scheduler"),
+        FILE)  # fmt: skip
     add("--resource-monitor", action="store_true", help="record each step's memory and time")
     add("--clean-workdir", action="store_true",
         help="remove the intermediate results of scans once they are done")  # fmt: skip
@@ -152,9 +172,11 @@ def _add_resources(group):
 
 def _add_other(group):
     add = group.add_argument
-    add("--config-file", type=Path, metavar="FILE",
-        help="TOML file with options; the command line wins")  # fmt: skip
-    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    completed(add("--config-file", type=Path, metavar="FILE",
+        help="TOML file with options; the command line wins"), FILE)  # fmt: skip
+    add("--dry-run", action="store_true",
+        help="say what would be done, how long and how much memory it may take, and do nothing"
+        )  # fmt: skip
     add("--reports-only", action="store_true", help="only write the reports again")
     add("--boilerplate-only", action="store_true", help="only write the methods text")
     add("--stop-on-first-crash", action="store_true", help="stop when anything fails")
@@ -258,6 +280,7 @@ def _check(settings, parser):
     if settings.random_seed < 0:
         parser.error("--random-seed must not be negative")
     choices = {"analysis_level": ("participant", "group"), "method": METHODS,
+               "output_layout": LAYOUTS,
                "skull_strip_t1w": ("auto", "skip", "force")}  # fmt: skip
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:

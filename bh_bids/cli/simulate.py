@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import BHError
+from .arguments import Parser, add_completion
 
 _EXAMPLES = """\
 sites:
@@ -66,7 +67,7 @@ def build_parser():
     -------
     argparse.ArgumentParser
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="bh-simulate",
         description="Write a BIDS dataset of simulated traveling subjects: T1-weighted scans of "
         "the same participants at several sites, with their ground truth as derivatives.",
@@ -75,6 +76,7 @@ def build_parser():
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write, new or empty")
     parser.add_argument("--version", action="version", version=f"bh-simulate {__version__}")
+    add_completion(parser)
 
     who = parser.add_argument_group("participants and sites")
     who.add_argument(

@@ -92,7 +92,30 @@ def white_matter_change(truth, image, classes):
 
 
 def local_ncc(truth, image, mask, window=9):
-    """Centred correlation in small windows, averaged over the brain: does structure agree?
+    """Mean of :func:`local_ncc_map` over the brain: does structure agree?
+
+    Parameters
+    ----------
+    truth, image, mask, window
+        As of :func:`local_ncc_map`.
+
+    Returns
+    -------
+    float
+        In [-1, 1]; NaN where no window counts.
+
+    Raises
+    ------
+    InputError
+        If shapes differ or the mask is empty.
+    """
+    found = local_ncc_map(truth, image, mask, window)
+    counted = np.isfinite(found)
+    return float(found[counted].mean()) if counted.any() else float("nan")
+
+
+def local_ncc_map(truth, image, mask, window=9):
+    """Centred correlation in a small window around each voxel of the brain.
 
     Parameters
     ----------
@@ -105,10 +128,9 @@ def local_ncc(truth, image, mask, window=9):
 
     Returns
     -------
-    float
-        In [-1, 1]. Windows that hold brain in less than half of their volume, or in which the
-        truth is constant, do not count; where the image alone is constant the correlation is 0.
-        NaN where no window counts.
+    numpy.ndarray, shape (x, y, z)
+        In [-1, 1]. NaN outside the mask, in windows that hold brain in less than half of their
+        volume, and where the truth is constant; where the image alone is constant it is 0.
 
     Raises
     ------
@@ -142,12 +164,12 @@ def local_ncc(truth, image, mask, window=9):
     )
     tiny_a, tiny_b = (1e-10 * max(float((v**2).max()), 1e-30) for v in (a, b))
     counted &= var_a > tiny_a
-    if not counted.any():
-        return float("nan")
     known = counted & (var_b > tiny_b)
-    found = np.zeros(a.shape)
-    found[known] = both[known] / np.sqrt(var_a[known] * var_b[known])
-    return float(np.clip(found[counted], -1, 1).mean())
+    local = np.where(counted, 0.0, np.nan)
+    local[known] = np.clip(both[known] / np.sqrt(var_a[known] * var_b[known]), -1, 1)
+    found = np.full(mask.shape, np.nan)
+    found[box] = local
+    return found
 
 
 def stripes(truth, image, mask, least=0.02):

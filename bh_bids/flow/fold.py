@@ -72,7 +72,7 @@ class FoldedLevel:
     """The steps of a level and the affine map that ends it."""
 
     steps: list
-    last: Affine = None
+    last: Affine
     channels: int = field(init=False)
 
     def __post_init__(self):

@@ -36,7 +36,9 @@ _PATTERNS = (
     _ANAT + _GRID + "[_desc-{desc}]_{suffix<T1w|mask>}.{extension<nii|nii.gz|json>|nii.gz}",
     _ANAT + "_from-{from}_to-{to}_mode-{mode<image>}_{suffix<xfm>}.{extension<h5|txt|json>}",
     _ANAT + _GRID + "[_desc-{desc}]_{suffix<metrics>}.{extension<tsv|json>|tsv}",
-    "sub-{subject}/{datatype<figures>}/" + _SCAN + "[_desc-{desc}]_{suffix<T1w>}.{extension<svg>}",
+    "sub-{subject}/{datatype<figures>}/"
+    + _SCAN
+    + "[_desc-{desc}]_{suffix<T1w>}.{extension<svg|json>}",
 )
 
 

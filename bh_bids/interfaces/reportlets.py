@@ -73,13 +73,16 @@ class _HarmonizationInputSpec(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True)
     result = File(exists=True, mandatory=True, desc="JSON of the harmonization")
     intensity = traits.Dict(mandatory=True, desc="the model's Quantiles and Modes")
+    model = traits.Str(mandatory=True, desc="name or folder of the model")
 
 
 class _HarmonizationOutputSpec(TraitedSpec):
     flicker = File()
     difference = File()
+    ncc = File()
     histogram = File()
     trace = File()
+    viewer = File(desc="JSON with the volumes of the slice viewer")
 
 
 class PlotHarmonization(SimpleInterface):
@@ -90,8 +93,11 @@ class PlotHarmonization(SimpleInterface):
 
     def _run_interface(self, runtime):
         from ..anatomy.images import read_ras
+        from ..evaluation.harm import local_ncc_map
         from ..evaluation.tissue import tissue_modes
         from ..reports import plots
+        from ..reports.svg import write_text
+        from ..reports.viewer import as_script_text, viewer_bundle
 
         found = json.loads(Path(self.inputs.result).read_text())
         source, affine = read_ras(self.inputs.source)
@@ -104,17 +110,48 @@ class PlotHarmonization(SimpleInterface):
             "harmonized": tissue_modes(harmonized, mask),
             "target": target["Modes"],
         }
+        correlation = local_ncc_map(source, harmonized, mask)
         figures = {
             "flicker": plots.flicker_svg(source, harmonized, mask, affine=affine),
             "difference": plots.plot_difference(
                 source, harmonized, mask, wm_level=target["Modes"]["WM"], affine=affine
             ),
+            "ncc": plots.plot_local_ncc(correlation, mask, affine=affine),
             "histogram": plots.plot_histograms(
-                source, harmonized, mask, target["Quantiles"], modes
+                source,
+                harmonized,
+                mask,
+                target["Quantiles"],
+                modes,
+                labels=_labels(source, mask, affine),
             ),
             "trace": plots.plot_trace(found["trace"]),
         }
         for name, figure in figures.items():
             path = Path(runtime.cwd) / f"{name}.svg"
             self._results[name] = str(plots.save_svg(figure, path))
+        volumes = {"source": source, "harmonized": harmonized, "ncc": correlation}
+        mean = _target_mean(self.inputs.model)
+        if mean is not None:
+            volumes["target"] = mean
+        bundle = as_script_text(viewer_bundle(volumes, mask, affine))
+        self._results["viewer"] = str(write_text(Path(runtime.cwd) / "viewer.json", bundle))
         return runtime
+
+
+def _labels(source, mask, affine):
+    """Tissues of the source, with an average brain's as a prior."""
+    from ..anatomy.resampling import resample
+    from ..anatomy.templates import mni_tissues
+    from ..evaluation.tissue import tissue_labels
+
+    priors, grid = mni_tissues()
+    moved = [resample(prior, grid, source.shape, affine) for prior in priors]
+    return tissue_labels(source, mask, moved)
+
+
+def _target_mean(name):
+    """The model's mean volume in target units, None if it has none."""
+    from .. import load_model
+
+    return load_model(name).mean

@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 from ..errors import InputError
 from .boilerplate import describe_domain, methods_html, methods_text
-from .collect import FIGURES, collect
+from .collect import FIGURES, collect, guards_of, verdict
 from .decisions import decision_rows
+from .page import add_viewers, provenance_rows, read_script, script_hash
 from .svg import data_uri, inline, is_inert, write_text
 
 #: name -> (heading, what to look for, names of the two layers of a flicker)
@@ -28,9 +29,17 @@ _FIGURE_TEXTS = {
         "stripes are artefacts.",
         None,
     ),
+    "ncc": (
+        "Where structure was kept",
+        "Correlation of source and result in a small cube around each voxel: dark where structure "
+        "is the same. Bright patches inside the brain mean that edges were made or lost there; "
+        "noise that was removed shows as an even, faint brightness.",
+        None,
+    ),
     "histogram": (
         "Intensities",
-        "The brain's intensities against the target domain's. Marks at the top are the peaks of "
+        "The brain's intensities against the target domain's, and those of each tissue (told by "
+        "the source's intensities and an average brain). Marks at the top are the peaks of "
         "CSF, grey matter (GM) and white matter (WM). After harmonization the peaks should lie "
         "nearer the target's; their heights depend on the participant's anatomy and should not be "
         "forced to agree.",
@@ -135,6 +144,7 @@ def _render(findings, output_dir, *, command_line, version):
     environment.filters["number"] = format_number
     counter = iter(range(1, 10_000))
     scans = [_scan_view(scan, output_dir, counter) for scan in findings.scans]
+    add_viewers(scans, [scan.viewer for scan in findings.scans], findings.problems)
     crashes = [_crash_view(crash, output_dir) for crash in findings.crashes]
     sidecars = [scan.sidecar for scan in findings.scans if scan.sidecar]
     blocks = [scan.harmonization for scan in findings.scans if scan.harmonization]
@@ -143,11 +153,14 @@ def _render(findings, output_dir, *, command_line, version):
     for block in blocks:
         found = block.get("SoftwareVersions")
         software.update(found if isinstance(found, dict) else {})
-    failed_scans = sum(scan["state"] == "failed" for scan in scans)
+    script = read_script()
+    failed_scans = sum(scan["state"] == "fail" for scan in scans)
     failures = max(len(crashes) + len(findings.problems), failed_scans)
     return environment.get_template("participant.html.j2").render(
         participant=findings.participant,
         scans=scans,
+        script=script,
+        script_hash=script_hash(script),
         crashes=crashes,
         problems=findings.problems,
         failures=failures,
@@ -164,26 +177,22 @@ def _render(findings, output_dir, *, command_line, version):
 def _overall(scans, failures):
     states = {scan["state"] for scan in scans}
     if failures or not scans:
-        return "failed"
-    return "look" if "look" in states else "good"
+        return "fail"
+    return "warn" if "warn" in states else "pass"
 
 
 def _scan_view(scan, output_dir, counter):
     block = scan.harmonization
     method = str(block.get("Method") or scan.metrics.get("method") or "")
     decisions = decision_rows(block)
-    guards = _guards(block, scan.metrics)
     converged = _truth(block.get("Converged", scan.metrics.get("converged")))
-    if not scan.sidecar and not scan.metrics:
-        state = "failed"
-    else:
-        state = "look" if guards else "good"
+    tissues = _tissue_rows(scan.metrics)
     return {
         "id": f"scan-{scan.key}",
         "key": scan.key,
         "label": scan.label,
-        "state": state,
-        "guards": guards,
+        "state": verdict(scan),
+        "guards": guards_of(scan),
         "converged": converged,
         "source": _source_scanner(scan.sidecar),
         "target": describe_domain(block.get("TargetDomain")),
@@ -194,7 +203,10 @@ def _scan_view(scan, output_dir, counter):
         "device": block.get("Device"),
         "sources": _sources(scan.sidecar),
         "decisions": decisions,
-        "tissues": _tissue_rows(scan.metrics),
+        "tissues": tissues,
+        "facts": _facts(scan.metrics, tissues),
+        "provenance": provenance_rows(block),
+        "command": block.get("CommandLine"),
         "paired": _paired_rows(scan.metrics),
         "first": "Source" if decisions else "First guess",
         "others": _other_rows(scan.metrics, _DECIDED if decisions else ()),
@@ -206,14 +218,6 @@ def _scan_view(scan, output_dir, counter):
         "parameters": block.get("Parameters") if isinstance(block.get("Parameters"), dict) else {},
         "sidecar": json.dumps(scan.sidecar, indent=2, ensure_ascii=False) if scan.sidecar else "",
     }
-
-
-def _guards(block, metrics):
-    guards = block.get("Guards")
-    if isinstance(guards, list):
-        return [str(g) for g in guards]
-    text = guards or metrics.get("guards") or ""
-    return [part.strip() for part in str(text).split("|") if part.strip()]
 
 
 def _truth(value):
@@ -261,6 +265,24 @@ def _tissue_rows(metrics):
         row["nearer"] = abs(row["off"][1]) <= abs(row["off"][0]) if known else None
         rows.append(row)
     return rows
+
+
+def _facts(metrics, tissues):
+    """What speaks for a result, or against it, in a sentence each."""
+    facts = []
+    kept = _number(metrics.get("ncc_source"))
+    if kept is not None:
+        facts.append(f"Correlation with the source inside the brain: {format_number(kept)}.")
+    for row in tissues:
+        if row["tissue"] != "CSF" and row["nearer"] is not None:
+            # Rounded first: there is no −0.0.
+            off = (round(value, 1) + 0.0 for value in row["off"])
+            before, after = (f"{value:+.1f} %".replace("-", "−") for value in off)
+            name = {"GM": "Grey", "WM": "White"}[row["tissue"]]
+            facts.append(
+                f"{name} matter's peak against the target's: {before} before, {after} now."
+            )
+    return facts
 
 
 def _paired_rows(metrics):

@@ -6,6 +6,11 @@ from .svg import GRID, INK, MUTED, PAPER
 
 SOURCE, HARMONIZED, TARGET = "#2f80d0", "#d9691e", "#7a8794"
 _TISSUES = ("CSF", "GM", "WM")
+_TISSUE_NAMES = {
+    "CSF": "Cerebrospinal fluid (CSF)",
+    "GM": "Grey matter (GM)",
+    "WM": "White matter (WM)",
+}
 _TRACE_PANELS = (
     ("objective", "Objective", "should fall and level off"),
     ("ncc", "Correlation with source", "should stay near 1"),
@@ -60,8 +65,10 @@ def quantile_density(quantiles, edges):
     return np.diff(cumulative) / np.diff(edges)
 
 
-def plot_histograms(source, harmonized, mask, target_quantiles=None, modes=None, *, bins=90):
-    """Intensities of the brain before and after, over the target domain's.
+def plot_histograms(
+    source, harmonized, mask, target_quantiles=None, modes=None, *, labels=None, bins=90
+):
+    """Intensities before and after, of the brain over the target domain's, and of each tissue.
 
     Parameters
     ----------
@@ -73,6 +80,8 @@ def plot_histograms(source, harmonized, mask, target_quantiles=None, modes=None,
     modes : dict, optional
         ``{"source": {"CSF": .., "GM": .., "WM": ..}, "harmonized": {..}, "target": {..}}``, any of
         them missing or not finite; target units.
+    labels : numpy.ndarray of int, shape (x, y, z), optional
+        1 CSF, 2 grey matter, 3 white matter; without it the tissues are not drawn.
     bins : int
 
     Returns
@@ -80,20 +89,45 @@ def plot_histograms(source, harmonized, mask, target_quantiles=None, modes=None,
     matplotlib.figure.Figure
     """
     mask = np.asarray(mask, dtype=bool)
-    values = [np.asarray(v, dtype=np.float64)[mask] for v in (source, harmonized)]
-    values = [v[np.isfinite(v)] for v in values]
+    pair = [np.asarray(v, dtype=np.float64) for v in (source, harmonized)]
+    values = [v[mask & np.isfinite(v)] for v in pair]
     tops = [np.percentile(v, 99.8) for v in values if v.size] + [1.05]
     if target_quantiles is not None and len(target_quantiles) > 1:
         tops.append(min(float(np.max(target_quantiles)), 1.3))
     edges = np.linspace(0.0, max(tops), bins + 1)
     centres = (edges[1:] + edges[:-1]) / 2
 
-    figure = _figure(10.5, 3.6, "Histograms of the brain's intensities")
-    axes = figure.add_subplot()
+    figure = _figure(10.5, 3.6 if labels is None else 5.8, "Histograms of the brain's intensities")
+    heights = (1,) if labels is None else (3.4, 2.2)
+    rows = figure.add_gridspec(len(heights), 3, height_ratios=heights)
+    axes = figure.add_subplot(rows[0, :])
     _style(axes)
     if target_quantiles is not None and len(target_quantiles) > 1:
         density = quantile_density(target_quantiles, edges)
         axes.fill_between(centres, density, color=TARGET, alpha=0.35, linewidth=0, label="Target")
+    _draw_pair(axes, values, edges)
+    _draw_modes(axes, modes or {})
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # head room for the marks
+    axes.set_xlabel("Intensity (1 = the brain's 99th percentile)", color=MUTED, fontsize=9.5)
+    axes.set_ylabel("Density", color=MUTED, fontsize=9.5)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", frameon=False, labelcolor=INK, fontsize=9.5)
+    for number, tissue in enumerate(_TISSUES if labels is not None else ()):
+        axes = figure.add_subplot(rows[1, number])
+        _style(axes)
+        inside = mask & (labels == number + 1)
+        _draw_pair(axes, [v[inside & np.isfinite(v)] for v in pair], edges)
+        aim = ((modes or {}).get("target") or {}).get(tissue)
+        if aim is not None and np.isfinite(aim):
+            axes.axvline(aim, color=TARGET, lw=1.6, ls=(0, (3, 2)))
+        axes.set_title(_TISSUE_NAMES[tissue], color=INK, fontsize=10, loc="left")
+        axes.set_xlabel("dashed: the target's peak", color=MUTED, fontsize=8.5)
+    return figure
+
+
+def _draw_pair(axes, values, edges):
+    """Densities before and after."""
+    centres = (edges[1:] + edges[:-1]) / 2
     for data, colour, name in zip(
         values, (SOURCE, HARMONIZED), ("Source (before)", "Harmonized (after)"), strict=True
     ):
@@ -102,15 +136,9 @@ def plot_histograms(source, harmonized, mask, target_quantiles=None, modes=None,
             axes.plot(
                 centres, counts / (data.size * np.diff(edges)), color=colour, lw=1.9, label=name
             )
-    _draw_modes(axes, modes or {})
     axes.set_xlim(0, edges[-1])
-    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # head room for the marks
+    axes.set_ylim(bottom=0)
     axes.set_yticks([])
-    axes.set_xlabel("Intensity (1 = the brain's 99th percentile)", color=MUTED, fontsize=9.5)
-    axes.set_ylabel("Density", color=MUTED, fontsize=9.5)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", frameon=False, labelcolor=INK, fontsize=9.5)
-    return figure
 
 
 def _draw_modes(axes, modes):

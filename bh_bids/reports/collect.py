@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .viewer import read_bundle
+
 #: Figures in the order in which one judges a scan.
-FIGURES = ("flicker", "difference", "histogram", "trace", "registration", "brain")
+FIGURES = ("flicker", "difference", "ncc", "histogram", "trace", "registration", "brain")
 
 _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
 _DERIVED = {"space", "res", "den", "desc", "from", "to", "mode", "label", "cohort"}
@@ -28,6 +30,7 @@ class Scan:
     metrics: dict = field(default_factory=dict)
     trace: list = field(default_factory=list)
     figures: dict = field(default_factory=dict)  # name -> path
+    viewer: dict | None = None  # volumes of the slice viewer
 
     @property
     def label(self):
@@ -68,6 +71,43 @@ class Findings:
     crashes: list
     problems: list  # sentences about files that could not be read
     run_uuid: str | None
+
+
+def guards_of(scan):
+    """Sentences on what is doubtful about a scan's result.
+
+    Parameters
+    ----------
+    scan : Scan
+
+    Returns
+    -------
+    list of str
+    """
+    guards = scan.harmonization.get("Guards")
+    if isinstance(guards, list):
+        return [str(g) for g in guards]
+    text = guards or scan.metrics.get("guards") or ""
+    return [part.strip() for part in str(text).split("|") if part.strip()]
+
+
+def verdict(scan, anat_only=False):
+    """A scan's verdict in one word.
+
+    Parameters
+    ----------
+    scan : Scan or None
+    anat_only : bool
+        Whether no harmonized image was asked for.
+
+    Returns
+    -------
+    {"pass", "warn", "fail"}
+        ``fail``: there is no result; ``warn``: there are cautions.
+    """
+    if scan is None or not (scan.sidecar or scan.metrics):
+        return "pass" if anat_only else "fail"
+    return "warn" if guards_of(scan) else "pass"
 
 
 def entities(name):
@@ -117,6 +157,8 @@ def collect(output_dir, participant, *, run_uuid=None, scans=()):
         figure = dict(entities(path.stem)).get("desc")
         if figure in FIGURES:
             _scan(found, path).figures[figure] = path
+    for path in sorted(folder.glob(f"figures/sub-{participant}_*desc-viewer_T1w.json")):
+        _scan(found, path).viewer = _read(path, read_bundle, problems)
     # Native-grid sidecars first: the model space's, read later, win.
     sidecars = sorted(folder.rglob("*_desc-harmonized_T1w.json"), key=lambda p: "_space-" in p.name)
     for path in sidecars:

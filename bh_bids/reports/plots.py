@@ -24,6 +24,7 @@ __all__ = [
     "plot_brain_mask",
     "plot_difference",
     "plot_histograms",
+    "plot_local_ncc",
     "plot_registration",
     "plot_trace",
     "save_svg",
@@ -195,16 +196,69 @@ def plot_difference(before, after, mask, *, wm_level=1.0, limit=None, affine=Non
     levels = np.round(127 + 127 * np.clip(picture / limit, -1, 1)).astype(np.uint8)
     levels[compose_mosaic(mask.astype(np.float32), layout) < 0.5] = _OUTSIDE
     palette = _difference_palette()
+    low, middle, high = np.percentile(inside, [5, 50, 95])
+    words = (
+        f"After − before, % of white matter’s level. Median {middle:+.1f} %, "
+        f"5th to 95th percentile {low:+.1f} % to {high:+.1f} %."
+    ).replace("-", "−")
     body = (
         _image(png_uri(levels, palette), layout)
         + _outline(mask, layout, colour="#8b97a6", width=0.6)
         + _letters(layout)
-        + _colour_bar(layout, limit, palette, inside)
+        + _colour_bar(layout, palette, _difference_ticks(limit), words)
     )
     return _document(
         "Difference",
         f"After minus before, in per cent of the white matter's level, from −{limit:g} % (blue) "
         f"to +{limit:g} % (orange).",
+        layout,
+        body,
+        height=layout.height + _FOOTER,
+    )
+
+
+def plot_local_ncc(correlation, mask, *, low=0.5, affine=None):
+    """Map of the local correlation of source and result.
+
+    Parameters
+    ----------
+    correlation : numpy.ndarray, shape (x, y, z)
+        As of :func:`bh_bids.evaluation.harm.local_ncc_map`, RAS; NaN where it is not known.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+    low : float
+        The colour bar's lower end; 1 is the upper one.
+    affine : numpy.ndarray, shape (4, 4), optional
+        To label slices in mm.
+
+    Returns
+    -------
+    str
+        SVG document.
+    """
+    mask = np.asarray(mask, dtype=bool)
+    known = mask & np.isfinite(correlation)
+    inside = correlation[known] if known.any() else np.ones(1)
+    layout = plan_mosaic(mask, affine=affine)
+    picture = compose_mosaic(np.where(known, correlation, 1.0), layout)
+    levels = np.round(254 * np.clip((picture - low) / (1 - low), 0, 1)).astype(np.uint8)
+    levels[compose_mosaic(known.astype(np.float32), layout) < 0.5] = _OUTSIDE
+    palette = _correlation_palette()
+    middle, few = np.median(inside), np.percentile(inside, 1)
+    share = 100 * float(np.mean(inside < 0.8))
+    words = (
+        f"Correlation in cubes of 9 mm. Median {middle:.3f}, 1st percentile {few:.2f}; "
+        f"{share:.1f} % of the brain lies below 0.8."
+    ).replace("-", "−")
+    ticks = [(f, f"{low + f * (1 - low):.2g}") for f in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    body = (
+        _image(png_uri(levels, palette), layout)
+        + _outline(mask, layout, colour="#8b97a6", width=0.6)
+        + _letters(layout)
+        + _colour_bar(layout, palette, ticks, words)
+    )
+    return _document(
+        "Local correlation",
+        f"Correlation of source and result in small windows, from {low:g} (bright) to 1 (dark).",
         layout,
         body,
         height=layout.height + _FOOTER,
@@ -241,7 +295,16 @@ def _difference_palette():
     return np.vstack([np.round(palette), [[0, 0, 0]]]).astype(np.uint8)
 
 
-def _colour_bar(layout, limit, palette, inside):
+def _correlation_palette():
+    """256 colours: 0 bright yellow through magenta to 254 dark, 255 outside the brain."""
+    stops = np.array([0.0, 0.4, 0.8, 1.0])
+    colours = np.array([[255, 235, 130], [225, 85, 110], [90, 45, 110], [34, 37, 42]])
+    position = np.linspace(0, 1, 255)
+    palette = np.stack([np.interp(position, stops, colours[:, c]) for c in range(3)], axis=1)
+    return np.vstack([np.round(palette), [[0, 0, 0]]]).astype(np.uint8)
+
+
+def _colour_bar(layout, palette, ticks, words):
     width, top = 320, layout.height + 8
     left = layout.width - width - 32
     ramp = png_uri(np.tile(np.arange(255, dtype=np.uint8), (1, 1)), palette)
@@ -249,17 +312,17 @@ def _colour_bar(layout, limit, palette, inside):
         f'<image x="{left}" y="{top}" width="{width}" height="10" preserveAspectRatio="none" '
         f'href="{ramp}"/>'
     ]
-    for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
-        value = (2 * fraction - 1) * limit
-        text = "0" if value == 0 else f"{value:+g} %".replace("-", "−")
+    for fraction, text in ticks:
         parts.append(_text(left + fraction * width, top + 26, text, anchor="middle", size=12))
-    low, middle, high = np.percentile(inside, [5, 50, 95])
-    words = (
-        f"After − before, % of white matter’s level. Median {middle:+.1f} %, "
-        f"5th to 95th percentile {low:+.1f} % to {high:+.1f} %."
-    ).replace("-", "−")
     parts.append(_text(12, top + 18, words, size=13))
     return "".join(parts)
+
+
+def _difference_ticks(limit):
+    fractions = (0.0, 0.25, 0.5, 0.75, 1.0)
+    values = [(2 * fraction - 1) * limit for fraction in fractions]
+    texts = ["0" if v == 0 else f"{v:+g} %".replace("-", "−") for v in values]
+    return list(zip(fractions, texts, strict=True))
 
 
 def _image(uri, layout, offset=0):

@@ -80,7 +80,11 @@ def commands(program):
 
 @pytest.mark.parametrize("command", commands("bh-bids"))
 def test_commands_of_bh_bids_in_the_pages_are_valid(command):
-    app.build_parser().parse_args(shlex.split(command, comments=True)[1:])
+    words = shlex.split(command.partition(" > ")[0], comments=True)[1:]
+    try:
+        app.build_parser().parse_args(words)
+    except SystemExit as stopped:  # --version and the like
+        assert stopped.code == 0
 
 
 @pytest.mark.parametrize("command", commands("bh-simulate"))

@@ -10,6 +10,7 @@ from bh_bids.evaluation.harm import (
     contrast_error,
     lesion_contrast_kept,
     local_ncc,
+    local_ncc_map,
     stripes,
     tissue_classes,
     white_matter_change,
@@ -134,3 +135,16 @@ def test_unlike_grids_are_refused(measure):
     volume, mask = layers()
     with pytest.raises(InputError, match="one grid"):
         measure(volume, volume[1:], mask)
+
+
+def test_the_local_map_says_where_structure_was_lost():
+    rng = np.random.default_rng(0)
+    truth = rng.random((30, 30, 30))
+    image = truth.copy()
+    image[20:, 20:, 20:] = rng.random((10, 10, 10))
+    found = local_ncc_map(truth, 2 * image + 3, np.ones(truth.shape, bool), window=5)
+    assert found[10, 10, 10] == pytest.approx(1, abs=1e-9)
+    assert abs(found[25, 25, 25]) < 0.4
+    window = (slice(23, 28),) * 3
+    expected = np.corrcoef(truth[window].ravel(), image[window].ravel())[0, 1]
+    assert found[25, 25, 25] == pytest.approx(expected, abs=1e-6)

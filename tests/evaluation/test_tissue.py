@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bh_bids.errors import InputError
-from bh_bids.evaluation.tissue import tissue_modes
+from bh_bids.evaluation.tissue import tissue_labels, tissue_modes
 
 
 def phantom(modes, noise, seed=0, shares=(0.12, 0.48, 0.40), n=40):
@@ -64,3 +64,33 @@ def test_too_few_voxels_are_refused(filled):
 def test_a_constant_brain_is_refused():
     with pytest.raises(InputError, match="equal"):
         tissue_modes(np.ones((10, 10, 10)), np.ones((10, 10, 10), bool))
+
+
+def slabs(noise):
+    """Fluid, grey and white matter side by side, and an average brain that is moved and blurred."""
+    truth = np.zeros((45, 20, 20), int)
+    truth[:10], truth[10:30], truth[30:] = 1, 2, 3
+    volume = np.array([0, 0.3, 0.6, 0.85])[truth]
+    volume += np.random.default_rng(1).normal(0, noise, truth.shape)
+    ramp = np.clip((np.arange(45)[:, None, None] - 6) / 6, 0, 1) * np.ones(truth.shape)
+    white = np.clip((np.arange(45)[:, None, None] - 25) / 6, 0, 1) * np.ones(truth.shape)
+    return truth, volume, np.stack([ramp - white, white])
+
+
+def test_labels_find_the_tissues_of_slabs():
+    truth, volume, priors = slabs(0.06)
+    labels = tissue_labels(volume, np.ones(truth.shape, bool), priors)
+    assert (labels == truth).mean() > 0.97
+    # Both what is bright and where it lies counts: either alone finds less.
+    flat = tissue_labels(volume, np.ones(truth.shape, bool), np.full_like(priors, 1 / 3))
+    assert (flat == truth).mean() < (labels == truth).mean()
+
+
+def test_labels_leave_out_what_is_no_brain():
+    truth, volume, priors = slabs(0.03)
+    mask = np.ones(truth.shape, bool)
+    mask[:, :3] = False
+    volume[40, 10, 10] = np.nan
+    labels = tissue_labels(volume, mask, priors)
+    assert not labels[:, :3].any() and labels[40, 10, 10] == 0
+    assert set(np.unique(labels[:, 3:])) == {0, 1, 2, 3}

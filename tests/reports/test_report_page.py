@@ -1,11 +1,12 @@
 """The participant's page: whole, safe, self-contained, whatever lies in the folder."""
 
+import base64
+import hashlib
 import json
 import os
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ def figures():
         "registration": plots.plot_registration(volume, volume, mask),
         "flicker": plots.flicker_svg(volume, volume**0.8, mask),
         "difference": plots.plot_difference(volume, volume**0.8, mask),
+        "ncc": plots.plot_local_ncc(np.where(mask, volume, np.nan), mask),
         "histogram": plots.plot_histograms(volume, volume**0.8, mask),
         "trace": plots.plot_trace([{"iteration": 0, "objective": 1.0}]),
     }
@@ -154,8 +156,9 @@ def check_page(path):
     ids = [attrs["id"] for _, attrs in page.elements if attrs.get("id")]
     assert len(ids) == len(set(ids))
     policy = [a["content"] for a in page.all("meta") if "http-equiv" in a]
-    assert policy and policy[0].startswith("default-src 'none'") and "script" not in policy[0]
-    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    assert policy and policy[0].startswith("default-src 'none'")
+    assert not page.all("link") and not page.all("iframe")
+    check_scripts(path.read_text(encoding="utf-8"), policy[0])
     for tag, attrs in page.elements:
         assert not any(name.startswith("on") for name in attrs)
         for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
@@ -184,6 +187,19 @@ def check_page(path):
     return page
 
 
+def check_scripts(text, policy):
+    """Our one script may run, known by its hash; all others are data that ends where it should."""
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", text, re.S)
+    running = [body for attributes, body in scripts if "application/json" not in attributes]
+    assert running == [files("bh_bids.reports").joinpath("templates/report.js").read_text()]
+    digest = base64.b64encode(hashlib.sha256(running[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
+    for attributes, body in scripts:
+        if "application/json" in attributes:
+            assert set(json.loads(body)) == {"shape", "spacing", "origin", "columns", "layers"}
+    assert text.count("<script") == len(scripts)
+
+
 def test_page_shows_what_was_done(tmp_path, figures):
     add_scan(tmp_path, figures)
     path = write_participant_report(tmp_path, "sub-01")
@@ -194,7 +210,7 @@ def test_page_shows_what_was_done(tmp_path, figures):
         "Adults, one scanner (Philips)",
         "default 0.1.0",
         "0123456789ab",
-        "Harmonized, no warning",
+        "Pass Harmonized;",
         "+16.1 % → +3.2 %",  # (0.9 and 0.8 − 0.775) / 0.775
         "No errors to report.",
         "Jeong et al., 2023",
@@ -203,7 +219,7 @@ def test_page_shows_what_was_done(tmp_path, figures):
         assert words in page.words, words
     flickers = [a for a in page.all("figure") if "flicker" in a["class"].split()]
     assert len(flickers) == 2 and len(page.all("input")) == 6
-    assert len(page.all("svg")) == 4  # part of the page, so that the pointer can stop them
+    assert len(page.all("svg")) == 5  # part of the page, so that the pointer can stop them
     assert len(page.all("img")) == 2
 
 
@@ -251,7 +267,7 @@ def test_nothing_from_the_dataset_can_run(tmp_path, figures):
     path = write_participant_report(tmp_path, "01", command_line=evil, version=evil, run_uuid="run")
     page = check_page(path)
     assert evil.replace("\t", "") in page.words
-    assert "<script" not in path.read_text()
+    assert "<script>alert" not in path.read_text()
 
 
 @pytest.mark.parametrize("label", ["../01", "01/..", "<b>", "", "sub-", "0 1"])
@@ -277,7 +293,7 @@ def test_a_scan_that_left_nothing_is_named(tmp_path, figures):
         )
     )
     assert "1 of 2 scans not harmonized" in page.words
-    assert "Session B Not harmonized" in page.words
+    assert "Session B Fail" in page.words
     # our own sentence alone, without the exception's name, and once more under Errors
     assert page.words.count("x.nii.gz has 4 dimensions: give one.") >= 2
     assert "Step bh_bids_wf.sub_01_wf.harmonize" in page.words
@@ -314,7 +330,7 @@ def test_only_the_crashes_of_the_run_count(tmp_path, figures):
 def test_cautions_are_shown_before_the_pictures(tmp_path, figures):
     add_scan(tmp_path, figures, Guards=["The brain is small; see the mask."], Converged=False)
     page = check_page(write_participant_report(tmp_path, "01"))
-    assert "Harmonized, look closely" in page.words
+    assert "Warn Harmonized, with cautions" in page.words
     assert page.words.index("The brain is small; see the mask.") < page.words.index("What changed")
     assert "stopped at the last iteration" in page.words
 
@@ -364,24 +380,3 @@ def test_report_of_a_real_scan_is_small(tmp_path):
     path = write_participant_report(tmp_path, "01")
     check_page(path)
     assert path.stat().st_size < 4e6
-
-
-@pytest.mark.slow
-def test_a_browser_shows_the_page_in_light_and_dark(tmp_path, figures):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("chromium is not installed")
-    from PIL import Image
-
-    add_scan(tmp_path, figures)
-    page = write_participant_report(tmp_path, "01")
-    corner = []
-    for scheme in (1, 0):  # light, dark
-        shot = tmp_path / f"{scheme}.png"
-        command = f"{browser} --headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
-        command += " --disable-background-networking --disable-component-update --disable-sync"
-        command += f" --user-data-dir={tmp_path / 'profile'} --window-size=390,900"
-        command += f" --blink-settings=preferredColorScheme={scheme} --screenshot={shot}"
-        subprocess.run([*command.split(), page.as_uri()], check=True, timeout=120)
-        corner.append(np.asarray(Image.open(shot).convert("L"))[-10:, :4].mean())
-    assert corner[0] > 200 > 60 > corner[1]

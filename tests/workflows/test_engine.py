@@ -1,11 +1,8 @@
 """How a workflow is run: which plugin, and what is told on the way."""
 
-import io
-from types import SimpleNamespace
-
 import pytest
 
-from bh_bids.engine import Progress, choose_plugin
+from bh_bids.engine import choose_plugin
 from bh_bids.errors import InputError
 from bh_bids.settings import Settings
 
@@ -73,29 +70,3 @@ def test_unusable_plugin_files_are_refused(settings, tmp_path, content):
         path.write_text(content)
     with pytest.raises(InputError, match=r"plugin\.yml"):
         choose_plugin(settings(use_plugin=path), None)
-
-
-def step(name, scan="sub_01_ses_A_scan_wf"):
-    return SimpleNamespace(fullname=f"bh_bids_wf.sub_01_wf.{scan}.anatomical_wf.{name}")
-
-
-def test_progress_names_scan_and_step_and_says_what_failed():
-    stream = io.StringIO()
-    told = Progress({"sub_01_ses_A_scan_wf": "sub-01_ses-A"}, stream)
-    for status in ("start", "end"):
-        told(step("bias_field"), status)
-    for status in ("start", "exception"):
-        told(step("register"), status)
-    first, second = (li for li in stream.getvalue().splitlines() if "begins" not in li)
-    assert first.split()[:4] == ["sub-01_ses-A", "bias", "field", "done"]
-    assert second.split()[:3] == ["sub-01_ses-A", "register", "FAILED"]
-
-
-def test_progress_is_silent_on_plumbing_and_on_what_was_left_out():
-    stream = io.StringIO()
-    told = Progress({}, stream)
-    for name in ("inputnode", "outputnode", "ds_mask", "sidecar_native"):
-        told(step(name), "start")
-        told(step(name), "end")
-    told(step("harmonize"), "end")
-    assert stream.getvalue() == ""

@@ -31,13 +31,14 @@ def inputs(tmp_path_factory):
     nib.save(image, folder / "a.nii.gz")
     (folder / "a.tsv").write_text("a\tb\n1\t2\n")
     (folder / "a.svg").write_text("<svg/>")
+    (folder / "a.json").write_text("{}")
     (folder / "a.h5").write_bytes(b"a transform")
     return folder
 
 
 def kind(node):
     if "figures_wf" in node.fullname:
-        return "a.svg"
+        return "a.json" if node.name == "ds_viewer" else "a.svg"
     if node.name.endswith("_space"):
         return "a.h5"
     return "a.tsv" if node.name in ("ds_trace", "ds_metrics") else "a.nii.gz"

@@ -1,0 +1,91 @@
+"""A real browser for the pages: Debian's Chromium, driven by Playwright."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SIZES = {1440: 900, 390: 844}
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The browser, started once."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is missing: pip install playwright"
+    )
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("chromium is missing: install it, such as with apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        yield started
+        started.close()
+
+
+class Watched:
+    """A page, and all that it must not do: complain, ask for anything, open dialogs."""
+
+    def __init__(self, page):
+        self.page, self.complaints = page, []
+        page.on("console", lambda message: self.complaints.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (self.complaints.append("dialog"), dialog.dismiss()))
+        page.on("request", self._requested)
+
+    def _requested(self, request):
+        if not request.url.startswith(("data:", "blob:")) and request.url != self.url:
+            self.complaints.append(f"request: {request.url[:200]}")
+
+    def open(self, path):
+        self.url = Path(path).as_uri()
+        self.page.goto(self.url)
+        return self.page
+
+    def overflow(self):
+        """Pixels by which the page is wider than the window."""
+        root = "document.documentElement"
+        return self.page.evaluate(f"{root}.scrollWidth - {root}.clientWidth")
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page at a width and in a colour scheme."""
+    contexts = []
+
+    def visit(path, width=1440, scheme="light", **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": SIZES[width]}, color_scheme=scheme, **options
+        )
+        contexts.append(context)
+        watched = Watched(context.new_page())
+        watched.open(path)
+        return watched
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def screenshot(tmp_path):
+    """Keep a picture of a page for a reviewer, in the folder that BH_SCREENSHOTS names."""
+    folder = Path(os.environ.get("BH_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(page, name, full=True):
+        path = folder / f"{name}.png"
+        page.screenshot(path=path, full_page=full)
+        return path
+
+    return keep
