@@ -38,7 +38,7 @@ def sidecar(text="", guards=()):
         "Seed": 0,
         "Converged": True,
         "Guards": list(guards),
-        "SoftwareVersions": {"bh-bids": "0.2.0", "evil" + text: text or "1"},
+        "SoftwareVersions": {"bh-bids": "0.3.0", "evil" + text: text or "1"},
         "CommandLine": "bh-bids BIDS_DIR OUTPUT_DIR participant" + text,
         "Parameters": {"noise": True},
         "Decisions": {
