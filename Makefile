@@ -107,4 +107,5 @@ image:
 	docker run --rm --read-only --network none --user 4711 --tmpfs /tmp $(IMAGE) --version
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/_build docs/auto_examples docs/api
+	rm -rf .venv .venv-oldest .venv-newest demo build dist *.egg-info .pytest_cache .ruff_cache \
+		.mypy_cache .hypothesis docs/_build docs/auto_examples docs/api
