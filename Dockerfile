@@ -38,7 +38,10 @@ RUN /opt/bh-bids/bin/pip wheel --no-deps --wheel-dir /wheels . \
  && rm -rf torch/test torch/include torch/bin/test_* torch/bin/protoc* \
  && /opt/bh-bids/bin/bh-bids --version \
  && /opt/bh-bids/bin/bh-model verify default
+# Any other user may run it too; nothing is read from or written to a home folder.
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin bh-bids
 
+# Nothing runs in this stage, so that nothing of the build can get into it.
 FROM ${BASE}
 ARG BASE
 ARG VERSION=0.2.0
@@ -51,8 +54,7 @@ LABEL org.opencontainers.image.title="bh-bids" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.authors="The bh-bids developers"
 COPY --from=build /opt/bh-bids /opt/bh-bids
-# Any other user may run it too; nothing is read from or written to a home folder.
-RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin bh-bids
+COPY --from=build /etc/passwd /etc/group /etc/
 ENV PATH="/opt/bh-bids/bin:${PATH}" \
     LANG=C.UTF-8 \
     PYTHONDONTWRITEBYTECODE=1 \

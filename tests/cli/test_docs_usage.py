@@ -90,12 +90,18 @@ def test_commands_of_bh_simulate_in_the_pages_are_valid(command):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_arguments_in_slurm_scripts_are_valid(script):
-    text = (
-        script.read_text(encoding="utf-8").replace("\\\n", " ").replace("$SLURM_CPUS_PER_TASK", "2")
-    )
-    arguments = shlex.split(text[text.index("exec apptainer") :])
-    arguments = arguments[arguments.index("$BH_IMAGE") + 1 :]
-    assert app.build_parser().parse_args(arguments).output_dir == Path("/out")
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+    for variable in ("$SLURM_CPUS_PER_TASK", "$((SLURM_MEM_PER_NODE * 9 / 10))"):
+        text = text.replace(variable, "2")
+    (line,) = [line for line in text.splitlines() if "apptainer" in line and "bind" in line]
+    arguments = shlex.split(line)
+    arguments = [word for word in arguments[arguments.index("$BH_IMAGE") + 1 :] if word != "$@"]
+    if script.name == "train.sbatch":
+        arguments = arguments[arguments.index("--no-python") + 1 :]
+        assert arguments[0].endswith("/bh-model")
+        assert model_cli._parser().parse_args(arguments[1:]).output == "/models/$name"
+    else:
+        assert app.build_parser().parse_args(arguments).output_dir == Path("/out")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -23,7 +23,7 @@ report() { # NAME EXIT_CODE SECONDS
 setting() { buildah inspect --type image --format "$1" "$image"; }
 
 # --- the image itself
-read -r -a entrypoint <<< "$(setting '{{join .OCIv1.Config.Entrypoint " "}}')"
+mapfile -t entrypoint < <(setting '{{range .OCIv1.Config.Entrypoint}}{{println .}}{{end}}' | sed '/^$/d')
 mapfile -t image_environment < <(setting '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' | sed '/^$/d')
 echo "image    $(buildah images --format '{{.Size}}' "$image"), $(du -sm "$root/opt/bh-bids" | cut -f1) MB of it bh-bids"
 echo "entry    ${entrypoint[*]}, user $(setting '{{.OCIv1.Config.User}}')"
@@ -48,7 +48,8 @@ inside() { # USER [VARIABLE=VALUE...] -- PROGRAM ARGUMENTS
     local user=$1 variables=() && shift
     while [[ $1 != -- ]]; do variables+=(--setenv "${1%%=*}" "${1#*=}") && shift; done
     shift
-    bwrap --ro-bind "$root" / --dev /dev --proc /proc --tmpfs /tmp --chmod 1777 /tmp --tmpfs /mnt \
+    bwrap --ro-bind "$root" / --dev /dev --perms 1777 --tmpfs /dev/shm --proc /proc \
+        --perms 1777 --tmpfs /tmp --tmpfs /mnt \
         --ro-bind "$scratch/bids" /mnt/bids --bind "$scratch/$user/out" /mnt/out \
         --bind "$scratch/$user/work" /mnt/work --unshare-net --unshare-pid --unshare-ipc \
         --chdir /tmp --clearenv "${variables[@]}" \
@@ -82,7 +83,10 @@ for word in --version --help; do
     attempt "$word: default user, the image's environment" 10001 "${image_environment[@]}" -- "$word"
 done
 SHOW=1 attempt "full run: any user, no HOME, empty environment, read-only root and input, no network" \
-    4711 -- "${participant[@]}"
+    4711 -- "${participant[@]}" --resource-monitor ${FULL_OPTIONS:-}
+echo "work     $(du -sm "$scratch/4711/work" | cut -f1) MB of intermediate results," \
+    "$(du -sm "$scratch/4711/out" | cut -f1) MB of results"
+if [[ -n ${KEEP:-} ]]; then cp -r "$scratch/4711/out" "$KEEP"; fi
 attempt "again: nothing is left to do" 4711 -- "${participant[@]}"
 attempt "group level, without the dataset's raw data" 4711 -- /mnt/bids /mnt/out group
 if [[ -z ${QUICK:-} ]]; then
