@@ -6,6 +6,8 @@ from .errors import InputError
 
 MARGIN = 1.25
 """Memory to ask for, as a factor on what a step takes: a scheduler kills what goes beyond."""
+LIBRARIES_GB = 0.3
+"""Of a process that starts from nothing, beside what a step takes in one that shares its libraries."""
 _ARGUMENTS = {"SLURM": "sbatch_args", "SGE": "qsub_args", "PBS": "qsub_args", "LSF": "bsub_args"}
 _SLURM = {"node_args": "--mem={mem_mb}M --cpus-per-task={n_procs}", "gpu_args": "--gpus=1"}
 
@@ -49,7 +51,7 @@ def request_resources(nodes, plugin, arguments):
         node.run_without_submitting = node.name.startswith(("ds_", "sidecar_"))
         wanted = [templates["node_args"], templates["gpu_args"] if node.is_gpu_node() else ""]
         words = " ".join(text for text in wanted if text)
-        megabytes = math.ceil(MARGIN * node.mem_gb * 1024)
+        megabytes = math.ceil((MARGIN * node.mem_gb + LIBRARIES_GB) * 1024)
         try:
             words = words.format(
                 mem_mb=megabytes, mem_gb=math.ceil(megabytes / 1024), n_procs=node.n_procs

@@ -78,5 +78,5 @@ def test_a_step_s_gpu_and_memory_reach_the_scheduler(slurm, tmp_path):
     assert seen["with_gpu"]["SLURM_JOB_GPUS"] is not None
     assert seen["without"]["SLURM_JOB_GPUS"] is None
     for step in seen.values():
-        assert step["SLURM_MEM_PER_NODE"] == "1024" and step["SLURM_CPUS_PER_TASK"] == "2"
+        assert step["SLURM_MEM_PER_NODE"] == "1332" and step["SLURM_CPUS_PER_TASK"] == "2"
     assert "gres/gpu=1" in next(t for n, t in requested(slurm).items() if n.startswith("with_gpu"))

@@ -29,8 +29,8 @@ def asked(plugin, **arguments):
 
 def test_slurm_is_asked_for_memory_with_a_margin_threads_and_gpus():
     given, own, rest = asked("SLURM", sbatch_args="--time=5", max_jobs=3)
-    assert given[0] == {"sbatch_args": "--mem=2560M --cpus-per-task=3 --gpus=1"}
-    assert given[1] == {"sbatch_args": "--mem=1024M --cpus-per-task=1"}
+    assert given[0] == {"sbatch_args": "--mem=2868M --cpus-per-task=3 --gpus=1"}
+    assert given[1] == {"sbatch_args": "--mem=1332M --cpus-per-task=1"}
     assert rest == {"sbatch_args": "--time=5", "max_jobs": 3}
     assert [step.run_without_submitting for step in own] == [False, False, True]
 
@@ -40,8 +40,8 @@ def test_slurm_is_asked_for_memory_with_a_margin_threads_and_gpus():
     [
         ("--mem=9G", "--cpus-per-task=1"),
         ("--mem-per-cpu=2G", "--cpus-per-task=1"),
-        ("-c 4", "--mem=1024M"),
-        ("--memory-of-another-kind=1", "--mem=1024M --cpus-per-task=1"),
+        ("-c 4", "--mem=1332M"),
+        ("--memory-of-another-kind=1", "--mem=1332M --cpus-per-task=1"),
     ],
 )
 def test_what_sbatch_args_say_of_all_steps_stands(mine, left):
@@ -53,8 +53,8 @@ def test_other_schedulers_are_asked_in_their_site_s_words():
     words = {"node_args": "-l mem_free={mem_mb}M,all={mem_gb}G -pe smp {n_procs}",
              "gpu_args": "-l gpu=1"}  # fmt: skip
     given, _, rest = asked("SGE", **words)
-    assert given[0] == {"qsub_args": "-l mem_free=2560M,all=3G -pe smp 3 -l gpu=1"}
-    assert given[1] == {"qsub_args": "-l mem_free=1024M,all=1G -pe smp 1"}
+    assert given[0] == {"qsub_args": "-l mem_free=2868M,all=3G -pe smp 3 -l gpu=1"}
+    assert given[1] == {"qsub_args": "-l mem_free=1332M,all=2G -pe smp 1"}
     assert rest == {}
 
 
@@ -80,5 +80,5 @@ def test_the_documented_plugin_files_ask_for_what_a_step_needs(path):
     content = yaml.safe_load((Path(__file__).resolve().parents[2] / path).read_text())
     given, _, rest = asked(content["plugin"], **content["plugin_args"])
     ((_, text),) = given[0].items()
-    assert "2560" in text and "3" in text and "gpu" in text and "{" not in text
+    assert "2868" in text and "3" in text and "gpu" in text and "{" not in text
     assert rest["max_jobs"] == 100
