@@ -22,8 +22,8 @@ STEP_GB = {
 }
 """GiB of a step's process, libraries included: of an empty scan, and for each million voxels.
 
-From runs with ``--low-mem --resource-monitor``, read by ``benchmarks/resources.py``, on scans of 5.9
-and 15 million voxels; docs/hpc.md has the record. Not measured yet, and set with care, are
+From runs with ``--low-mem --resource-monitor``, read by ``benchmarks/resources.py``, on scans of
+5.9 and 15 million voxels; docs/hpc.md has the record. Not measured yet, and set with care, are
 ``native_grid``, ``metrics`` and ``plot_harmonization``.
 """
 

@@ -7,7 +7,7 @@ from .errors import InputError
 MARGIN = 1.25
 """Memory to ask for, as a factor on what a step takes: a scheduler kills what goes beyond."""
 LIBRARIES_GB = 0.3
-"""Of a process that starts from nothing, beside what a step takes in one that shares its libraries."""
+"""Of a process that starts from nothing, beside what a step takes in one that shares them."""
 _ARGUMENTS = {"SLURM": "sbatch_args", "SGE": "qsub_args", "PBS": "qsub_args", "LSF": "bsub_args"}
 _SLURM = {"node_args": "--mem={mem_mb}M --cpus-per-task={n_procs}", "gpu_args": "--gpus=1"}
 
