@@ -32,7 +32,7 @@ def verdict(found):
 
 
 def _comparison(line, better):
-    if line["ci_low"] is None:
+    if line["ci_low"] is None or line["n"] < 3:
         return "cannot be compared with", "warn"
     low, high = sorted((better * line["ci_low"], better * line["ci_high"]))
     if low > 0:

@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from nipype.interfaces.base import isdefined
 from templateflow.client import TemplateFlowClient
@@ -23,7 +24,7 @@ def _import_sink():
     return DerivativesDataSink
 
 
-_DerivativesDataSink = _import_sink()
+_DerivativesDataSink: Any = _import_sink()
 
 _SCAN = (
     "sub-{subject}[_ses-{session}][_task-{task}][_acq-{acquisition}][_ce-{ceagent}]"

@@ -287,7 +287,7 @@ def test_an_error_says_what_to_do(pages, visit):
     page = visit(pages["fail"]).page
     page.locator(".verdict").get_by_role("link", name="Errors").click()
     crash = page.locator("#errors .crash")
-    assert "Run fewer participants at once (--nprocs)" in crash.inner_text()
+    assert "run again with --low-mem or a smaller --nprocs" in crash.inner_text()
     crash.locator("summary").click()
     assert "MemoryError" in crash.locator("pre").inner_text()
 

@@ -103,7 +103,7 @@ def test_arguments_in_slurm_scripts_are_valid(script):
     if script.name == "train.sbatch":
         arguments = arguments[arguments.index("--no-python") + 1 :]
         assert arguments[0].endswith("/bh-model")
-        assert model_cli._parser().parse_args(arguments[1:]).output == "/models/$name"
+        assert model_cli.build_parser().parse_args(arguments[1:]).output == "/models/$name"
     else:
         assert app.build_parser().parse_args(arguments).output_dir == Path("/out")
 

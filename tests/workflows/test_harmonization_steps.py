@@ -51,7 +51,7 @@ def steps(request, tmp_path_factory, small_model):
         model=model,
         metrics=table(tables.metrics),
         trace=table(tables.trace),
-        figures=run(PlotHarmonization, **brain, intensity=intensity),
+        figures=run(PlotHarmonization, **brain, intensity=intensity, model=str(small_model)),
     )
 
 
