@@ -6,6 +6,7 @@ so that what tests hold the code against does not come from the code.
 
 import json
 import os
+import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,32 @@ COARSE = 4
 """mm; voxel size of the small heads and of the small model."""
 GRID = (40, 48, 40)
 """Shape of the small model's grid: the packaged models' field of view."""
+
+
+BROWSER_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real browser, Debian's Chromium driven by Playwright, started once."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is missing: pip install playwright"
+    )
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("chromium is missing: install it, such as with apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=program, args=list(BROWSER_ARGUMENTS))
+        yield started
+        started.close()
 
 
 @pytest.fixture

@@ -1,36 +1,11 @@
 """A real browser for the pages: Debian's Chromium, driven by Playwright."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 SIZES = {1440: 900, 390: 844}
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """The browser, started once."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is missing: pip install playwright"
-    )
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("chromium is missing: install it, such as with apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=program, args=list(ARGUMENTS))
-        yield started
-        started.close()
 
 
 class Watched:

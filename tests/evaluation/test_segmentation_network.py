@@ -11,7 +11,10 @@ from bh_bids.evaluation.segmentation import TissueNetwork
 from bh_bids.intensity import to_target_units
 
 SHAPE = (32, 34, 24)
-TINY = {"features": (4, 8, 8, 8, 8, 4), "crop": 32, "batch_size": 4, "steps": 100}
+TINY = {
+    "features": (8, 16, 16, 16, 16, 8), "crop": 32, "batch_size": 4, "steps": 200,
+    "learning_rate": 5e-3,
+}  # fmt: skip
 
 
 def phantom(seed):
@@ -54,7 +57,8 @@ def test_a_change_of_contrast_shows_downstream(network):
     scan, truth = phantom(9)
     other = network.predict(scan.volume**2, scan.mask)
     own = network.predict(scan.volume, scan.mask)
-    assert dice(other, truth, 3) < dice(own, truth, 3) - 0.1
+    # Squared, grey matter is as dark as fluid was; white matter stays the brightest.
+    assert dice(other, truth, 2) < dice(own, truth, 2) - 0.1
 
 
 def test_without_labels_atropos_gives_them_and_a_second_fit_asks_it_nothing(

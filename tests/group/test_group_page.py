@@ -5,7 +5,6 @@ import hashlib
 import html
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -113,19 +112,6 @@ def test_pictures_of_all_methods_stand_side_by_side(text):
     for method in ("Source, untouched", "bh-bids, harmonized", "Histogram match, brain"):
         assert sum(w.startswith(method) for w in words) == 4
     assert sum(w.startswith("Target scan of") for w in words) == 2
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("chromium is missing")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("width", [1440, 390])
