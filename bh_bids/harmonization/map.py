@@ -44,6 +44,8 @@ LIKE, UNLIKE = 1.8, 2.3
 NEAR, FAR = 1.5, 2.0
 # The same for the mean sharpness, in standard deviations.
 SHARP, BLURRED = 3.0, 5.0
+# A deviation that the ruler tells counts from this many times the ruler's own error, and in full.
+ERROR, SURE = 1.2, 1.6
 # Slices of which the flow's verdict on each stage is taken.
 VERDICT_SLICES = 8
 
@@ -209,11 +211,14 @@ class _Run:
         matched = np.where(mask, matched_map(flat), 0)
         self._judge_noise(matched)
         scale = float(np.quantile(flat[mask], 0.99))
-        expected, ruler = self._expected_quantiles(matched)
+        change, ruler = self._own_contrast(matched)
         told = ruler["Weight"]
         unlikeness = (1 - told) * calibration.unlikeness(own / scale - self.shift)
         if told > 0:
-            unlikeness += told * calibration.unlikeness_told(own / scale, expected)
+            as_told = np.maximum.accumulate(self.quantiles + told * change)
+            unlikeness += told * calibration.unlikeness_told(own / scale, as_told)
+        # A deviation no larger than the ruler's error may as well be none.
+        expected = np.maximum.accumulate(self.quantiles + told * ruler.get("Share", 0.0) * change)
         weight = _ramp(unlikeness, LIKE, UNLIKE) if self.parameters.contrast else 0.0
         self.decisions["Contrast"] = {
             "Applied": weight > 0,
@@ -239,11 +244,11 @@ class _Run:
         else:
             self.sigma = self._denoiser().noise_level(self._stack(matched))
 
-    def _expected_quantiles(self, matched):
-        """Quantiles the target would have given this brain, and how they were told."""
+    def _own_contrast(self, matched):
+        """Deviation of this brain's quantiles from the target's mean ones, and how it was told."""
         calibration, ruler = self.calibration, self.calibration.ruler
         if not self.parameters.ruler:
-            return self.quantiles, {"Weight": 0.0, "Reason": "switched off"}
+            return np.zeros_like(self.quantiles), {"Weight": 0.0, "Reason": "switched off"}
         profile, sharpness = texture_profile(matched, self.problem.mask, calibration.quantiles)
         mean, deviation = calibration.sharpness
         unsharp = abs(sharpness - mean) / deviation
@@ -253,15 +258,17 @@ class _Run:
             weight = 0.0
         if calibration.ruler_gain <= 0:
             weight = 0.0
-        # The deviation goes with the intensity: of a part of a brain, shares are others.
-        change = np.interp(self.quantiles, calibration.quantiles, ruler.predict(profile))
-        expected = self.quantiles + weight * change
+        change = ruler.predict(profile)
+        size = float(np.sqrt(np.mean(change**2)) / calibration.ruler_error)
         account = {
             "Weight": round(float(weight), 4),
             "Distance": round(distance, 3),
             "Sharpness": round(float((sharpness - mean) / deviation), 3),
+            "Deviation": round(size, 3),
+            "Share": round(_ramp(size, ERROR, SURE), 4),
         }
-        return np.maximum.accumulate(expected), account
+        # The deviation goes with the intensity: of a part of a brain, shares are others.
+        return np.interp(self.quantiles, calibration.quantiles, change), account
 
     def remove_noise(self, mapped):
         """Take the noise away where it is beyond the target's."""

@@ -41,6 +41,8 @@ class Calibration:
         it was not fitted to.
     ruler_gain : numpy.ndarray, shape ()
         Share of the quantiles' variance that the ruler explains in scans it was not fitted to.
+    ruler_error : numpy.ndarray, shape ()
+        Root mean square of what it leaves of theirs, target units.
     sharpness : numpy.ndarray, shape (2,)
         Mean and standard deviation over the training scans.
     spectrum : numpy.ndarray, shape (BANDS,)
@@ -64,6 +66,7 @@ class Calibration:
     told_sd: np.ndarray
     told_rest: np.ndarray
     ruler_gain: np.ndarray
+    ruler_error: np.ndarray
     sharpness: np.ndarray
     spectrum: np.ndarray
 
@@ -172,6 +175,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
         told_sd=told_sd,
         told_rest=told_rest,
         ruler_gain=np.asarray(1 - np.square(left).sum() / max(np.square(deviations).sum(), 1e-12)),
+        ruler_error=np.asarray(max(np.sqrt(np.mean(left**2)), 1e-6)),
         sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
         spectrum=power_spectrum(volumes(), mean),
     )

@@ -112,6 +112,14 @@ def _ruler_row(ruler, decisions):
     named = (("distance", distance), ("sharpness", sharpness))
     figures = ", ".join(f"{name} {figure}" for name, figure in named if figure)
     about = f" (texture against target scans': {figures})" if figures else ""
+    share = _number(ruler.get("Share"))
+    if weight > 0 and share == 0:
+        sentence = (
+            "As far as the scan's texture can tell, the participant's own contrast is the target's "
+            f"average{about}."
+        )
+        return _row(name, "left", "Average", sentence)
+    weight *= 1.0 if share is None else share
     if weight > 0:
         how = "" if weight >= 1 else f", with a weight of {weight:.0%}".replace("%", " %")
         sentence = (

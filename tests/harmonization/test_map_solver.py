@@ -171,7 +171,13 @@ def test_stages_and_decisions_are_told(model, set_noise):
     }
     assert again["Bias"]["Spread"] > again["Bias"]["UsualSpread"] > 0
     assert again["Contrast"]["Unlikeness"] > 2.3
-    assert set(again["Contrast"]["Ruler"]) == {"Weight", "Distance", "Sharpness"}
+    assert set(again["Contrast"]["Ruler"]) == {
+        "Weight",
+        "Distance",
+        "Sharpness",
+        "Deviation",
+        "Share",
+    }
 
 
 # What the mapping is.
@@ -200,6 +206,7 @@ def test_the_ruler_moves_the_quantiles_as_it_predicts(domain):
     model = make_model(
         domain,
         ruler_gain=np.asarray(0.5),
+        ruler_error=np.asarray(1e-6),
         ruler_weights=4 * domain.calibration.ruler_weights,
         sharpness=domain.calibration.sharpness * [1, 20],
     )
@@ -371,6 +378,28 @@ def test_the_ruler_is_trusted_only_where_it_knows_the_texture(domain):
         assert found["Sharpness"] == pytest.approx(-away, abs=0.01)
         assert found["Weight"] == pytest.approx(weight, abs=0.02)
     assert ruler(ruler_gain=np.asarray(0.0))["Weight"] == 0
+
+
+def test_a_told_deviation_counts_where_it_is_beyond_the_rulers_error(domain):
+    calibration = domain.calibration
+    trusted = {
+        "ruler_gain": np.asarray(0.5),
+        "ruler_scale": 100 * calibration.ruler_scale,
+        "ruler_offset": 0.03 * np.sin(np.linspace(0, np.pi, calibration.quantiles.size)),
+        "sharpness": calibration.sharpness * [1, 20],
+    }
+    source = make_scan(36) ** 0.7
+    change = trusted["ruler_offset"]
+    size = np.sqrt(np.mean(change**2))
+    for deviation, share in ((1.1, 0), (1.4, 0.5), (1.7, 1)):
+        model = make_model(domain, **trusted, ruler_error=np.asarray(size / deviation))
+        result = solve(source, model, ruler=True, bias=False, noise=False)
+        told = result.decisions["Contrast"]["Ruler"]
+        assert told["Deviation"] == pytest.approx(deviation, abs=0.1)
+        assert told["Share"] == pytest.approx(share, abs=0.2)
+        got = brain_quantiles(result.mapping(source[source > 0]))
+        expected = calibration.quantiles + told["Share"] * change
+        np.testing.assert_allclose(got[20:-20], expected[20:-20], atol=5e-3)
 
 
 # Switches, and what is refused.

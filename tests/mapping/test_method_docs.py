@@ -34,6 +34,7 @@ def test_parameters_and_defaults(section):
         ("noise (`Noise`)", (module.NOISY, module.NOISY)),
         ("ruler counts less (`Distance`)", (module.NEAR, module.FAR)),
         ("ruler counts less (`Sharpness`)", (module.SHARP, module.BLURRED)),
+        ("deviation counts (`Deviation`)", (module.ERROR, module.SURE)),
     ],
 )
 def test_thresholds(section, row, values):

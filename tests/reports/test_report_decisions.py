@@ -104,6 +104,16 @@ def test_an_anatomy_that_was_not_told_apart_is_pointed_out(noisy, words):
     assert row["answer"] == "Not known"
 
 
+@pytest.mark.parametrize(
+    ("share", "answer", "words"),
+    [(0.0, "Average", "target's average"), (0.5, "Kept", "weight of 50 %"), (1.0, "Kept", "own was kept")],
+)  # fmt: skip
+def test_what_was_kept_of_the_own_contrast_is_told(share, answer, words):
+    given = block(Contrast={"Ruler": {**RULER, "Share": share}})
+    row = next(row for row in decision_rows(given) if row["stage"] == "Own contrast")
+    assert row["answer"] == answer and words in row["sentence"]
+
+
 def test_a_filter_is_not_called_the_flow():
     sentence = told("Noise", Judge="gaussian")["sentence"]
     assert "filter" in sentence and "flow" not in sentence
