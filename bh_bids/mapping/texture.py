@@ -36,6 +36,11 @@ SCALES, FINEST = (1.5, 2.0, 3.0, 4.5), 1.0
 RAMPS = 0.7
 FLOOR, SPREAD_FLOOR = 1e-4, 2e-3
 SWEEPS = 8
+# Voxels this many robust standard deviations off the additive model (lesions, vessels) are left
+# out of its second half.
+ODD = 3.0
+# Standard deviation of a normal distribution over its median absolute deviation.
+NORMAL = 1.4826
 
 
 def texture_profile(matched, mask, quantiles):
@@ -115,17 +120,27 @@ def _strata(values):
 def _rank_effect(values, rank, others):
     """Effect of the rank in an additive model of rank and other factors, less its mean.
 
-    Backfitting: each factor's effect in turn is the mean of what the others leave.
+    Backfitting: each factor's effect in turn is the mean of what the others leave. Half way
+    through, voxels that the model does not fit are left out: a lesion has a texture of its own.
     """
     rest = values - values.mean()
     factors = [*others, rank]
-    counts = [np.maximum(np.bincount(f), 1) for f in factors]
+    sizes = [factor.max() + 1 for factor in others] + [RANKS]
     effect = np.zeros(RANKS)
-    for _ in range(SWEEPS):
-        for factor, count in zip(factors, counts, strict=True):
-            step = np.bincount(factor, rest) / count
-            rest = rest - step[factor]
-        effect[: step.size] += step
+    for half in range(2):
+        if half:
+            off = np.abs(rest - np.median(rest))
+            kept = off <= ODD * NORMAL * np.median(off)
+            rest, factors = rest[kept], [factor[kept] for factor in factors]
+        counts = [
+            np.maximum(np.bincount(f, minlength=n), 1)
+            for f, n in zip(factors, sizes, strict=True)
+        ]
+        for _ in range(SWEEPS // 2):
+            for factor, count in zip(factors, counts, strict=True):
+                step = np.bincount(factor, rest, minlength=count.size) / count
+                rest = rest - step[factor]
+            effect += step
     return effect - effect.mean()
 
 
