@@ -133,8 +133,7 @@ def _rank_effect(values, rank, others):
             kept = off <= ODD * NORMAL * np.median(off)
             rest, factors = rest[kept], [factor[kept] for factor in factors]
         counts = [
-            np.maximum(np.bincount(f, minlength=n), 1)
-            for f, n in zip(factors, sizes, strict=True)
+            np.maximum(np.bincount(f, minlength=n), 1) for f, n in zip(factors, sizes, strict=True)
         ]
         for _ in range(SWEEPS // 2):
             for factor, count in zip(factors, counts, strict=True):

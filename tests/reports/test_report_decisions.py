@@ -106,7 +106,11 @@ def test_an_anatomy_that_was_not_told_apart_is_pointed_out(noisy, words):
 
 @pytest.mark.parametrize(
     ("share", "answer", "words"),
-    [(0.0, "Average", "target's average"), (0.5, "Kept", "weight of 50 %"), (1.0, "Kept", "own was kept")],
+    [
+        (0.0, "Average", "target's average"),
+        (0.5, "Kept", "weight of 50 %"),
+        (1.0, "Kept", "own was kept"),
+    ],
 )  # fmt: skip
 def test_what_was_kept_of_the_own_contrast_is_told(share, answer, words):
     given = block(Contrast={"Ruler": {**RULER, "Share": share}})
