@@ -31,7 +31,8 @@ COPY bh_bids bh_bids
 RUN /opt/bh-bids/bin/pip wheel --no-deps --wheel-dir /wheels . \
  && /opt/bh-bids/bin/pip install --no-deps /wheels/*.whl \
  && /opt/bh-bids/bin/pip check \
- && TEMPLATEFLOW_HOME=/opt/bh-bids/templateflow /opt/bh-bids/bin/python -c 'import templateflow' \
+ && TEMPLATEFLOW_HOME=/opt/bh-bids/templateflow MPLCONFIGDIR=/opt/bh-bids/matplotlib \
+    /opt/bh-bids/bin/python -c 'import templateflow, matplotlib.font_manager' \
  && /opt/bh-bids/bin/pip uninstall --yes setuptools pip \
  && cd /opt/bh-bids/lib/python3*/site-packages \
  && find . -type d -name tests -prune -exec rm -r {} + \

@@ -93,7 +93,7 @@ scale: $(INSTALLED)
 	$(BIN)/python benchmarks/scale.py start --participants 10 100 1000 5000
 	$(BIN)/python benchmarks/scale.py build --participants 1000
 	$(BIN)/python benchmarks/scale.py group --participants 5000
-	$(BIN)/python benchmarks/scale.py gpu --participants 16
+	$(BIN)/python benchmarks/scale.py gpu --participants 32
 
 package: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet build

@@ -3,7 +3,7 @@
     python benchmarks/scale.py start --participants 10 100 1000 5000
     python benchmarks/scale.py build --participants 1000
     python benchmarks/scale.py group --participants 5000
-    python benchmarks/scale.py gpu --participants 16 --nprocs 8
+    python benchmarks/scale.py gpu --participants 32 --nprocs 8
 
 Datasets are skeletons: the names of a study, one T1w scan for each participant, with nothing in the
 files. Times are wall clock and, where other work runs beside, CPU time tells more. Nothing is
@@ -140,23 +140,22 @@ def group(participants, folder):
 def gpu(participants, nprocs, slots, folder):
     """One GPU for many: how long it computes of the time from its first step to its last.
 
-    Steps sleep for a hundredth of what a GPU node's minutes are; the scheduler is the one that runs
-    participants. Beside it nipype's own order, which takes a step of all scans before the next.
+    Steps sleep, for a twentieth of what they take; the scheduler is the one that runs
+    participants. Beside it nipype's own order. The GPU is what limits: the least that any order
+    could take is its time, and one participant's steps before and after.
     """
-    from bh_bids import engine, workers
+    from bh_bids import engine
 
     engine.quieten_nipype()
     engine.start_forkserver()
+    least = sum(ANATOMY) + participants * GPU / slots + sum(AFTER)
+    print(f"least    {least:6.1f} s, GPU busy {participants * GPU / slots / least:.0%}")
+    _sleep_through("warm-up", 1, nprocs, slots, folder)
     for name in ("bh-bids", "nipype"):
-        plugin = workers.SturdyMultiProcPlugin({
-            "n_procs": nprocs, "n_gpu_procs": slots, "memory_gb": 1e3, "mp_context": "forkserver",
-        })  # fmt: skip
-        if name == "nipype":
-            plugin._sort_jobs = lambda jobids, scheduler="tsort": jobids
-        _sleeping_workflow(participants, folder / name).run(plugin=plugin)
-        harmonize = [item for item in plugin.usage if item.step.endswith("harmonize")]
-        begin = min(item.start for item in plugin.usage)
-        end = max(item.start + item.seconds for item in plugin.usage)
+        usage = _sleep_through(name, participants, nprocs, slots, folder)
+        harmonize = [item for item in usage if item.step.endswith("harmonize")]
+        begin = min(item.start for item in usage)
+        end = max(item.start + item.seconds for item in usage)
         busy = sum(item.seconds for item in harmonize)
         edges = sorted([(i.start, 1) for i in harmonize]
                        + [(i.start + i.seconds, -1) for i in harmonize])  # fmt: skip
@@ -164,14 +163,27 @@ def gpu(participants, nprocs, slots, folder):
         for _, change in edges:
             running += change
             most = max(most, running)
-        others = [i for i in plugin.usage if not i.step.endswith("harmonize")]
+        others = [i for i in usage if not i.step.endswith("harmonize")]
         beside = sum(_overlap(i, j) for i in others for j in harmonize)
         print(f"{name:8} {end - begin:6.1f} s, GPU busy {busy / slots / (end - begin):.0%}, at "
               f"most {most} at once, {beside / busy:.1f} other steps beside it")  # fmt: skip
 
 
-ANATOMY, GPU, AFTER = (0.05, 0.6, 0.9), 0.45, (0.3, 0.3)
-"""Seconds of sleep: conform, mask and field, registration; harmonization; figures and files."""
+ANATOMY, GPU, AFTER = (0.1, 4.0, 1.0), 2.0, (0.5, 0.5)
+"""Seconds of sleep: conform, mask and field, registration; harmonization; native grid, figures."""
+
+
+def _sleep_through(name, participants, nprocs, slots, folder):
+    """What each step took; by nipype's order if that is the name."""
+    from bh_bids.workers import SturdyMultiProcPlugin
+
+    plugin = SturdyMultiProcPlugin({
+        "n_procs": nprocs, "n_gpu_procs": slots, "memory_gb": 1e3, "mp_context": "forkserver",
+    })  # fmt: skip
+    if name == "nipype":
+        plugin._sort_jobs = lambda jobids, scheduler="tsort": jobids
+    _sleeping_workflow(participants, folder / name).run(plugin=plugin)
+    return plugin.usage
 
 
 def _sleeping_workflow(participants, folder):

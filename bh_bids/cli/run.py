@@ -1,8 +1,10 @@
 """Console program bh-bids."""
 
 import os
+import shutil
 import sys
 import tempfile
+from contextlib import suppress
 
 from ..errors import BHError
 
@@ -59,7 +61,16 @@ def prepare_environment(settings):
         os.makedirs(place, mode=0o700, exist_ok=True)
         os.environ["HOME"] = place
         os.environ.setdefault("TEMPLATEFLOW_HOME", os.path.join(place, "templateflow"))
-        os.environ.setdefault("MPLCONFIGDIR", os.path.join(place, "matplotlib"))
+        _bring_font_list(os.environ.setdefault("MPLCONFIGDIR", os.path.join(place, "matplotlib")))
+
+
+def _bring_font_list(folder):
+    """Give matplotlib the list of fonts that the image holds, which it only takes from a folder
+    that it can write to."""
+    made = os.path.join(sys.prefix, "matplotlib")
+    if os.path.isdir(made):
+        with suppress(OSError):  # it makes one of its own then
+            shutil.copytree(made, folder, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

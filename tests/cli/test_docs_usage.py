@@ -2,10 +2,13 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+import bh_bids
 from bh_bids.cli import model as model_cli
 from bh_bids.cli import parser as app
 from bh_bids.cli import simulate as simulate_cli
@@ -106,6 +109,34 @@ def test_arguments_in_slurm_scripts_are_valid(script):
         assert model_cli.build_parser().parse_args(arguments[1:]).output == "/models/$name"
     else:
         assert app.build_parser().parse_args(arguments).output_dir == Path("/out")
+
+
+def test_arguments_in_the_babs_configuration_are_valid():
+    given = yaml.safe_load(read("clusters/babs.yaml"))
+    arguments = dict(given["bids_app_args"])
+    words = [arguments.pop("$SUBJECT_SELECTION_FLAG"), "01"]
+    words += [word for pair in arguments.items() for word in pair if word]
+    parsed = app.build_parser().parse_args(["bids", "out", "participant", *words])
+    assert parsed.participant_label == ["01"] and parsed.clean_workdir
+    version = bh_bids.__version__.replace(".", "-")
+    assert given["zip_foldernames"] == {"bh-bids": version}
+    assert f"--container-name bh-bids-{version} " in read("clusters/babs.yaml")
+
+
+def test_every_job_of_circleci_makes_a_target_that_is_here():
+    content = yaml.safe_load((ROOT / ".circleci" / "config.yml").read_text(encoding="utf-8"))
+    calls = content["workflows"]["build"]["jobs"]
+    assert {next(iter(call)) if isinstance(call, dict) else call for call in calls} == set(
+        content["jobs"]
+    )
+    targets = [call["tests"].get("target", "test") for call in calls if isinstance(call, dict)]
+    for name, job in content["jobs"].items():
+        runs = [step["run"] for step in job["steps"] if "run" in step]
+        made = [run if isinstance(run, str) else run["command"] for run in runs]
+        assert len(made) == 1 and made[0].startswith("make "), name
+        targets += [made[0].split()[1]] if "<<" not in made[0] else []
+    for target in targets:
+        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -339,10 +340,15 @@ def test_a_missing_home_folder_gets_a_substitute(tmp_path, monkeypatch, home):
     if home:
         os.environ["HOME"] = home
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fonts = tmp_path / "image" / "matplotlib" / "fontlist.json"
+    fonts.parent.mkdir(parents=True)
+    fonts.write_text("{}")
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "image"))
     prepare_environment(settings_of(tmp_path))
     for name in ("HOME", "TEMPLATEFLOW_HOME", "MPLCONFIGDIR"):
         assert os.environ[name].startswith(str(tmp_path)), name
     assert os.access(os.environ["HOME"], os.W_OK)
+    assert Path(os.environ["MPLCONFIGDIR"], fonts.name).read_text() == "{}"
 
 
 def test_libraries_are_kept_quiet_and_small(tmp_path):

@@ -45,7 +45,6 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 GresTypes=gpu
-AccountingStorageTRES=gres/gpu
 KillWait=5
 MinJobAge=86400
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port=27001 CPUs=4 RealMemory=16000 Gres=gpu:1

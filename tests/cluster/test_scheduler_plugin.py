@@ -49,7 +49,7 @@ from bh_bids.scheduler import request_resources
 
 def look(use_gpu):
     import os
-    names = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_MEM_PER_NODE", "SLURM_CPUS_PER_TASK")
+    names = ("SLURM_JOB_ID", "SLURM_JOB_GPUS", "SLURM_MEM_PER_NODE", "SLURM_CPUS_PER_TASK")
     return {name: os.environ.get(name) for name in names}
 
 flow = pe.Workflow("flow", base_dir=sys.argv[1])
@@ -79,4 +79,5 @@ def test_a_step_s_gpu_and_memory_reach_the_scheduler(slurm, tmp_path):
     assert seen["without"]["SLURM_JOB_GPUS"] is None
     for step in seen.values():
         assert step["SLURM_MEM_PER_NODE"] == "1332" and step["SLURM_CPUS_PER_TASK"] == "2"
-    assert "gres/gpu=1" in next(t for n, t in requested(slurm).items() if n.startswith("with_gpu"))
+    asked = slurm.show(seen["with_gpu"]["SLURM_JOB_ID"])
+    assert asked["TresPerJob"] == "gres:gpu:1", asked

@@ -27,7 +27,7 @@ def workers(process):
 def test_a_killed_worker_ends_the_run_with_advice(small_dataset, small_model, tmp_path):
     command = [sys.executable, "-m", "bh_bids.cli.run", str(small_dataset), str(tmp_path / "out")]
     command += ["participant", "-w", str(tmp_path / "work"), "--model", str(small_model)]
-    command += ["--device", "cpu", "--nprocs", "2", "--participant-label", "01"]
+    command += ["--device", "cpu", "--nprocs", "2", "--participant-label", "01", "-v"]
     log = tmp_path / "log"
     with open(log, "w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
