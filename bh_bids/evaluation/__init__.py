@@ -11,7 +11,7 @@ brain's 99th percentile is 1); masks are of bool. Volumes that are compared must
 """
 
 from .agreement import coefficient_of_variation, icc
-from .distributions import contrast_ratios, intensity_quantiles, label_tissues, wasserstein
+from .distributions import contrast_ratios, intensity_quantiles, wasserstein
 from .harm import contrast_error, local_ncc, stripes, tissue_classes, white_matter_change
 from .overlap import dice, iou
 from .similarity import ncc, nmi, psnr, ssim, ssim_slices
@@ -23,7 +23,7 @@ from .statistics import (
     robust_z,
     wilcoxon_p,
 )
-from .tissue import tissue_modes
+from .tissue import label_tissues, tissue_modes
 
 __all__ = [
     "bootstrap_interval",

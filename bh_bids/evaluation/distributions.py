@@ -3,36 +3,9 @@
 import numpy as np
 
 from ..errors import InputError
-from .tissue import TISSUES, tissue_modes
+from .tissue import TISSUES
 
 N_QUANTILES = 257
-
-
-def label_tissues(volume, mask):
-    """Tissue of every brain voxel by its intensity alone: the nearest of three modes.
-
-    Parameters
-    ----------
-    volume : numpy.ndarray, shape (x, y, z)
-        T1w intensities in any units.
-    mask : numpy.ndarray of bool, shape (x, y, z)
-        Brain mask.
-
-    Returns
-    -------
-    numpy.ndarray of uint8, shape (x, y, z)
-        0 outside the brain, 1 CSF, 2 grey and 3 white matter.
-
-    Raises
-    ------
-    InputError
-        If no tissue can be told; see :func:`bh_bids.evaluation.tissue_modes`.
-    """
-    mask = np.asarray(mask, dtype=bool)
-    modes = list(tissue_modes(volume, mask).values())
-    borders = [(a + b) / 2 for a, b in zip(modes, modes[1:], strict=False)]
-    labels = (1 + np.searchsorted(borders, volume)).astype(np.uint8)
-    return np.where(mask, labels, np.uint8(0))
 
 
 def intensity_quantiles(volume, region, number=N_QUANTILES):

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InputError
-from .distributions import contrast_ratios, intensity_quantiles, label_tissues, wasserstein
+from .distributions import contrast_ratios, intensity_quantiles, wasserstein
 from .overlap import dice, iou
 from .similarity import ncc, nmi, psnr, ssim, ssim_slices
-from .tissue import TISSUES
+from .tissue import TISSUES, label_tissues
 
 #: An exact result has no finite ratio; means need one.
 MOST_DECIBELS = 100.0

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from .distributions import contrast_ratios, label_tissues
+from .distributions import contrast_ratios
+from .tissue import label_tissues
 
 # Folds over participants; with fewer participants, each is a fold.
 MOST_FOLDS = 10

@@ -1,4 +1,4 @@
-"""Where the three tissues of a T1w brain lie on the intensity axis."""
+"""Where the three tissues of a T1w brain lie on the intensity axis, and which a voxel is of."""
 
 import numpy as np
 
@@ -42,12 +42,12 @@ def tissue_modes(volume, mask):
     return {t: float(low + m * (high - low)) for t, m in zip(TISSUES, modes, strict=True)}
 
 
-def tissue_labels(volume, mask, priors):
+def label_tissues(volume, mask, priors=None):
     """Cerebrospinal fluid, grey and white matter of a T1w volume, the likeliest at each voxel.
 
-    The mixture of three Gaussians of :func:`tissue_modes`, weighted at each voxel by where the
-    tissues lie in an average brain. Good enough to compare a tissue's intensities before and
-    after; no segmentation to measure volumes with.
+    Three Gaussians at the modes of :func:`tissue_modes`, of one spread: without priors, a voxel
+    is of the tissue whose mode is nearest. Good enough to compare tissues' intensities between
+    images; no segmentation to measure anatomy with.
 
     Parameters
     ----------
@@ -55,8 +55,9 @@ def tissue_labels(volume, mask, priors):
         T1w intensities in any units.
     mask : numpy.ndarray of bool, shape (x, y, z)
         Brain mask.
-    priors : numpy.ndarray, shape (2, x, y, z)
+    priors : sequence of numpy.ndarray, shape (x, y, z), optional
         Probability of grey and of white matter in an average brain, on the volume's grid, 0-1.
+        All tissues are equally probable everywhere where not given.
 
     Returns
     -------
@@ -69,17 +70,15 @@ def tissue_labels(volume, mask, priors):
         As of :func:`tissue_modes`.
     """
     mask = np.asarray(mask, dtype=bool)
-    _, _, means, spreads, (low, high) = _fit(volume, mask)
+    centres, counts, means, spreads, (low, high) = _fit(volume, mask)
+    modes = _refine(centres, counts, means, spreads)
     inside = mask & np.isfinite(volume)
     values = (np.asarray(volume, dtype=np.float64)[inside] - low) / (high - low)
-    grey, white = (np.asarray(p, dtype=np.float64)[inside] for p in priors)
-    # An average brain is registered affinely only: no tissue is impossible anywhere.
-    weights = np.stack([np.clip(1 - grey - white, 0, 1), grey, white]) + 0.1
-    log_joint = (
-        np.log(weights)
-        - 0.5 * ((values - means[:, None]) / spreads[:, None]) ** 2
-        - np.log(spreads[:, None])
-    )
+    log_joint = -0.5 * (values - modes[:, None]) ** 2 / np.mean(spreads**2)
+    if priors is not None:
+        grey, white = (np.asarray(p, dtype=np.float64)[inside] for p in priors)
+        # An average brain is registered affinely only: no tissue is impossible anywhere.
+        log_joint += np.log(np.stack([np.clip(1 - grey - white, 0, 1), grey, white]) + 0.1)
     labels = np.zeros(mask.shape, np.uint8)
     labels[inside] = 1 + np.argmax(log_joint, axis=0)
     return labels

@@ -19,6 +19,8 @@ from .summary import by_participant
 
 _DRAWN = ("psnr", "ssim", "wm_dice", "wasserstein", "contrast_error")
 _METHOD_NAMES = {"source": "Source, untouched", "harmonized": "bh-bids, harmonized"}
+#: Rows of the table of scans that are shown at once: thousands are slow in a browser.
+PAGE_ROWS = 100
 _TEMPLATES = Path(__file__).parents[1] / "reports" / "templates"
 
 
@@ -69,6 +71,7 @@ def write_group_page(output_dir, study, sites, found, *, about, trained, store):
         examples=_examples(found, store),
         gaps=gap_table(found.gap_summary, found.methods),
         scans=_scan_rows(study, sites, found),
+        page_rows=PAGE_ROWS,
         outliers=[_outlier_view(o) for o in found.outliers],
         missing=[_missing_view(output_dir, label, why) for label, why in study.missing.items()],
         problems=study.problems,
@@ -97,7 +100,7 @@ def _counts(study, sites, found):
         "participants": len({r.participant for r in study.records}),
         "scans": len(study.records),
         "sources": len({r.case.scan.key for r in found.rows}),
-        "targets": sum(site == sites.target for site in sites.of.values()) if sites.target else 0,
+        "targets": sum(sites.of[r.key] == sites.target for r in study.records) if sites.target else 0,
         "paired": len(paired),
         "sites": len({r.case.site for r in found.rows}),
         "failed": len(study.missing),

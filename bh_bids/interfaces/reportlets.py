@@ -143,11 +143,11 @@ def _labels(source, mask, affine):
     """Tissues of the source, with an average brain's as a prior."""
     from ..anatomy.resampling import resample
     from ..anatomy.templates import mni_tissues
-    from ..evaluation.tissue import tissue_labels
+    from ..evaluation.tissue import label_tissues
 
     priors, grid = mni_tissues()
     moved = [resample(prior, grid, source.shape, affine) for prior in priors]
-    return tissue_labels(source, mask, moved)
+    return label_tissues(source, mask, moved)
 
 
 def _target_mean(name):

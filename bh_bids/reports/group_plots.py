@@ -9,6 +9,8 @@ from .svg import GRID, INK, MUTED
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7a8794")
 MARKERS = "osD^vP*X"
 HIGHLIGHT = "#d9691e"
+#: More points than these are no picture, and slow in a browser.
+MOST_POINTS = 100
 
 
 def plot_scores(values, title, *, better=0):
@@ -64,12 +66,22 @@ def _draw_methods(axes, found, methods):
             )  # fmt: skip
         else:
             axes.plot([place - 0.3, place + 0.3], [np.median(values)] * 2, color=colour, lw=1.6)
+        points = np.sort(values)
+        if points.size > MOST_POINTS:
+            points = _beyond_whiskers(points)
         # Spread by rank, so that the same values are always drawn the same way.
-        spread = ((np.arange(values.size) * 0.618) % 1 - 0.5) * 0.44
-        axes.scatter(place + spread, np.sort(values), s=9, color=colour, alpha=0.75, linewidth=0)
+        spread = ((np.arange(points.size) * 0.618) % 1 - 0.5) * 0.44
+        axes.scatter(place + spread, points, s=9, color=colour, alpha=0.75, linewidth=0)
     axes.set_xticks(range(len(methods)), methods, rotation=40, ha="right", fontsize=8.5)
     axes.set_xlim(-0.6, len(methods) - 0.4)
     axes.grid(False, axis="x")
+
+
+def _beyond_whiskers(values):
+    """Values more than 1.5 times the quartiles' distance beyond the quartiles."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    reach = 1.5 * (high - low)
+    return values[(values < low - reach) | (values > high + reach)]
 
 
 def plot_site_effect(panels):

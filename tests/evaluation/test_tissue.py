@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bh_bids.errors import InputError
-from bh_bids.evaluation.tissue import tissue_labels, tissue_modes
+from bh_bids.evaluation.tissue import label_tissues, tissue_modes
 
 
 def phantom(modes, noise, seed=0, shares=(0.12, 0.48, 0.40), n=40):
@@ -77,13 +77,23 @@ def slabs(noise):
     return truth, volume, np.stack([ramp - white, white])
 
 
-def test_labels_find_the_tissues_of_slabs():
-    truth, volume, priors = slabs(0.06)
-    labels = tissue_labels(volume, np.ones(truth.shape, bool), priors)
-    assert (labels == truth).mean() > 0.97
-    # Both what is bright and where it lies counts: either alone finds less.
-    flat = tissue_labels(volume, np.ones(truth.shape, bool), np.full_like(priors, 1 / 3))
-    assert (flat == truth).mean() < (labels == truth).mean()
+def test_without_priors_the_nearest_mode_counts():
+    truth, volume, _ = slabs(0.06)
+    mask = np.ones(truth.shape, bool)
+    modes = np.array(list(tissue_modes(volume, mask).values()))
+    nearest = 1 + np.abs(volume[..., None] - modes).argmin(axis=-1)
+    assert np.array_equal(label_tissues(volume, mask), nearest)
+    assert (nearest == truth).mean() > 0.97
+
+
+def test_priors_tell_apart_what_intensity_does_not():
+    """Where noise mixes the tissues, where a voxel lies says more than how bright it is."""
+    truth, volume, priors = slabs(0.15)
+    mask = np.ones(truth.shape, bool)
+    found = label_tissues(volume, mask, priors)
+    assert (found == truth).mean() > (label_tissues(volume, mask) == truth).mean() + 0.05
+    even = np.full_like(priors, 1 / 3)
+    assert np.array_equal(label_tissues(volume, mask, even), label_tissues(volume, mask))
 
 
 def test_labels_leave_out_what_is_no_brain():
@@ -91,6 +101,6 @@ def test_labels_leave_out_what_is_no_brain():
     mask = np.ones(truth.shape, bool)
     mask[:, :3] = False
     volume[40, 10, 10] = np.nan
-    labels = tissue_labels(volume, mask, priors)
+    labels = label_tissues(volume, mask, priors)
     assert not labels[:, :3].any() and labels[40, 10, 10] == 0
     assert set(np.unique(labels[:, 3:])) == {0, 1, 2, 3}

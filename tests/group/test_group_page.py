@@ -55,7 +55,11 @@ def folder(scan_maker, tmp_path_factory):
         bids_dir=root / "bids", output_dir=root / "out", work_dir=root / "work",
         analysis_level="group", target="ses-A", comparators=("hm",),
     )  # fmt: skip
-    assert run_group(settings) == 1  # somebody is missing
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bh_bids.group.page.PAGE_ROWS", 4)
+        assert run_group(settings) == 1  # somebody is missing
+    (root / "out" / "group.html").rename(root / "out" / "paged.html")
+    assert run_group(settings) == 1
     return root / "out"
 
 
@@ -101,6 +105,14 @@ def test_every_scan_is_a_row_without_any_script(text):
     assert len(rows) == 6 and sum(row["data-role"] == "target" for row in rows) == 3
     warned = [row for row in rows if row["data-state"] == "warn"]
     assert len(warned) == 1 and "The brain is small." in warned[0]["data-text"]
+
+
+def test_a_long_table_keeps_its_further_rows_for_the_script(folder):
+    text = (folder / "paged.html").read_text(encoding="utf-8")
+    table = re.search(r"<tbody>(?:(?!<tbody>).)*</template>", text, re.S)[0]
+    shown, kept = table.split('<template id="scans-more">')
+    assert shown.count("<tr data-text") == 4 and kept.count("<tr data-text") == 2
+    assert "the first 4 of 6 scans are shown" in text
 
 
 def test_missing_participants_are_listed_with_the_reason(text):
@@ -162,4 +174,32 @@ def test_page_works_in_a_browser(browser, folder, width, tmp_path):
     assert lines[0].startswith("scan\tsite\trole") and len(lines) == 1 + len(shown())
     assert all(len(line.split("\t")) == len(lines[0].split("\t")) for line in lines)
     assert complaints == []
+    page.close()
+
+
+def test_a_long_table_is_turned_page_by_page(browser, folder, tmp_path):
+    """Sorting, filtering and saving take in the rows that are not shown."""
+    page = browser.new_page(accept_downloads=True)
+    page.goto((folder / "paged.html").as_uri())
+
+    def shown():
+        return page.eval_on_selector_all(
+            "#scans-table tbody tr", "rows => rows.map(r => r.cells[1].textContent)"
+        )
+
+    everyone = [f"sub-0{k}_ses-{site}" for k in (1, 2, 3) for site in "AB"]
+    assert shown() == everyone[:4] and page.text_content("#scans-place") == "1 to 4 of 6"
+    assert page.is_disabled("#scans-back")
+    page.click("#scans-on")
+    assert shown() == everyone[4:] and page.is_disabled("#scans-on")
+    head = page.locator("#scans-table thead button", has_text="Scan")
+    head.click()
+    head.click()
+    assert shown() == everyone[:1:-1] and page.text_content("#scans-place") == "1 to 4 of 6"
+    with page.expect_download() as download:
+        page.click("#scans-save")
+    download.value.save_as(tmp_path / "scans.tsv")
+    assert len((tmp_path / "scans.tsv").read_text().splitlines()) == 7
+    page.select_option("#scans-site", "A")
+    assert shown() == [f"sub-0{k}_ses-A" for k in (3, 2, 1)] and page.is_hidden("#scans-pages")
     page.close()

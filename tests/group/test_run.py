@@ -162,6 +162,8 @@ def test_few_can_be_measured_with_what_is_fitted_on_all_others(evaluated, tmp_pa
     assert run_group(options) == 0
     found = table(root, "hm").set_index("scan")
     assert list(found.index) == ["sub-03_ses-B", "sub-03_ses-C"]
+    page = (root / "out" / "group.html").read_text(encoding="utf-8")
+    assert "<b>2</b> source scans" in page and "<b>1</b> target scans" in page
     assert (found.psnr == before.loc[found.index].psnr).all()
     for path, content in kept.items():
         path.write_bytes(content)

@@ -3,32 +3,48 @@
   const table = document.querySelector("#scans-table");
   if (!table) return;
   const body = table.tBodies[0];
-  const rows = Array.from(body.rows, (row) => ({
+  const part = (name) => document.querySelector(`#scans-${name}`);
+  // Rows beyond the first page wait in a template: they cost no layout until they are shown.
+  const waiting = part("more");
+  const rows = [...body.rows, ...(waiting ? waiting.content.children : [])].map((row, place) => ({
     row,
+    place,
     text: row.dataset.text.toLowerCase(),
     site: row.dataset.site,
     state: row.dataset.state,
-    role: row.dataset.role,
   }));
   const heads = Array.from(table.tHead.rows[0].cells);
-  const controls = document.querySelector("#scans-controls");
-  const said = document.querySelector("#scans-said");
-  const [words, site, state] = ["words", "site", "state"].map((name) =>
-    document.querySelector(`#scans-${name}`));
-  controls.hidden = false;
+  const [words, site, state] = ["words", "site", "state"].map(part);
+  const size = Number(table.dataset.page);
+  let order = rows;
+  let fitting = rows;
+  let first = 0;
+  part("controls").hidden = false;
 
+  const draw = () => {
+    body.replaceChildren(...fitting.slice(first, first + size).map((item) => item.row));
+    const last = Math.min(first + size, fitting.length);
+    part("pages").hidden = fitting.length <= size;
+    part("place").textContent = `${first + 1} to ${last} of ${fitting.length}`;
+    part("back").disabled = first === 0;
+    part("on").disabled = last === fitting.length;
+  };
   const show = () => {
     const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const item of rows) {
-      const fits = wanted.every((word) => item.text.includes(word))
-        && (!site.value || item.site === site.value)
-        && (!state.value || item.state === state.value);
-      item.row.hidden = !fits;
-      shown += fits ? 1 : 0;
-    }
-    said.textContent = `${shown} of ${rows.length} scans`;
+    fitting = order.filter((item) => wanted.every((word) => item.text.includes(word))
+      && (!site.value || item.site === site.value)
+      && (!state.value || item.state === state.value));
+    first = 0;
+    part("said").textContent = `${fitting.length} of ${rows.length} scans`;
+    draw();
   };
+  const turn = (step) => {
+    first += step;
+    draw();
+    table.parentElement.scrollTop = 0;
+  };
+  part("back").addEventListener("click", () => turn(-size));
+  part("on").addEventListener("click", () => turn(size));
 
   const value = (row, column) => {
     const cell = row.cells[column];
@@ -37,24 +53,25 @@
     const number = Number(raw);
     return Number.isNaN(number) ? raw : number;
   };
+  const collator = new Intl.Collator(undefined, { numeric: true });
   const compare = (a, b) => {
     if (typeof a === "number" && typeof b === "number") return a - b;
-    return String(a).localeCompare(String(b), undefined, { numeric: true });
+    return collator.compare(String(a), String(b));
   };
   const sort = (column) => {
     const down = heads[column].getAttribute("aria-sort") === "ascending";
     for (const head of heads) head.removeAttribute("aria-sort");
     heads[column].setAttribute("aria-sort", down ? "descending" : "ascending");
-    const keyed = rows.map((item, place) => ({ item, place, key: value(item.row, column) }));
+    const keyed = rows.map((item) => ({ item, key: value(item.row, column) }));
     keyed.sort((a, b) => {
+      const place = a.item.place - b.item.place;
       if (a.key === null || b.key === null) {
-        return (a.key === null) - (b.key === null) || a.place - b.place;
+        return (a.key === null) - (b.key === null) || place;
       }
-      return (down ? -1 : 1) * compare(a.key, b.key) || a.place - b.place;
+      return (down ? -1 : 1) * compare(a.key, b.key) || place;
     });
-    const fragment = document.createDocumentFragment();
-    for (const entry of keyed) fragment.append(entry.item.row);
-    body.append(fragment);
+    order = keyed.map((entry) => entry.item);
+    show();
   };
 
   heads.forEach((head, column) => {
@@ -67,11 +84,10 @@
   });
 
   const clean = (text) => text.replace(/[\t\r\n]+/g, " ").trim();
-  document.querySelector("#scans-save").addEventListener("click", () => {
+  part("save").addEventListener("click", () => {
     const columns = heads.map((head, k) => k).filter((k) => heads[k].dataset.name);
     const lines = [columns.map((k) => heads[k].dataset.name).join("\t")];
-    for (const row of body.rows) {
-      if (row.hidden) continue;
+    for (const { row } of fitting) {
       lines.push(columns.map((k) => {
         const found = value(row, k);
         return found === null ? "n/a" : clean(String(found));
@@ -84,10 +100,10 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
-  let waiting = 0;
+  let typing = 0;
   words.addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(show, 80);
+    clearTimeout(typing);
+    typing = setTimeout(show, 80);
   });
   for (const control of [site, state]) control.addEventListener("change", show);
   show();
