@@ -113,9 +113,7 @@ class PlotHarmonization(SimpleInterface):
         correlation = local_ncc_map(source, harmonized, mask)
         figures = {
             "flicker": plots.flicker_svg(source, harmonized, mask, affine=affine),
-            "difference": plots.plot_difference(
-                source, harmonized, mask, wm_level=target["Modes"]["WM"], affine=affine
-            ),
+            "difference": plots.plot_difference(source, harmonized, mask, affine=affine),
             "ncc": plots.plot_local_ncc(correlation, mask, affine=affine),
             "histogram": plots.plot_histograms(
                 source,

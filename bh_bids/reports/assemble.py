@@ -1,7 +1,6 @@
 """One self-contained page per participant, from what lies in the derivatives folder."""
 
 import json
-import math
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -10,7 +9,8 @@ from ..errors import InputError
 from .boilerplate import describe_domain, methods_html, methods_text
 from .collect import FIGURES, collect, guards_of, verdict
 from .decisions import decision_rows
-from .page import add_viewers, provenance_rows, read_script, script_hash
+from .metrics import DECIDED, facts, format_number, other_rows, paired_rows, tissue_rows
+from .page import add_viewers, provenance_rows, read_script, script_hash, selection
 from .svg import data_uri, inline, is_inert, write_text
 
 #: name -> (heading, what to look for, names of the two layers of a flicker)
@@ -24,9 +24,9 @@ _FIGURE_TEXTS = {
     ),
     "difference": (
         "What changed",
-        "After minus before, in per cent of the white matter's level. Smooth colours that follow "
-        "tissue are a change of contrast; a smooth gradient is a bias field; sharp rims, spots or "
-        "stripes are artefacts.",
+        "After minus before, in per cent of the brain's 99th percentile. Smooth colours that "
+        "follow tissue are a change of contrast; a smooth gradient is a bias field; sharp "
+        "rims, spots or stripes are artefacts.",
         None,
     ),
     "ncc": (
@@ -74,19 +74,6 @@ _METHOD_TEXTS = {
         "should not be trusted.",
     ),
 }
-_OTHER_METRICS = {
-    "ncc_source": ("Correlation with the source", "anatomy kept when near 1"),
-    "iterations": ("Iterations", ""),
-    "converged": ("Converged", ""),
-    "brain_volume_ml": ("Brain volume (ml)", "adults: about 1000 to 1700"),
-}
-_PAIRED_METRICS = {
-    "latent": ("Latent |z|²/d", "compare within one model"),
-    "bits_per_dim": ("Bits per dimension", "lower: more like the target domain"),
-}
-_TABLED = {"participant_id", "session_id", "filename", "model", "method", "guards"}
-# What the table of decisions says in words.
-_DECIDED = {"converged", "iterations", "bias_field_sd", "contrast_unlikeness", "noise_sigma"}
 
 
 def write_participant_report(
@@ -186,7 +173,7 @@ def _scan_view(scan, output_dir, counter):
     method = str(block.get("Method") or scan.metrics.get("method") or "")
     decisions = decision_rows(block)
     converged = _truth(block.get("Converged", scan.metrics.get("converged")))
-    tissues = _tissue_rows(scan.metrics)
+    tissues = tissue_rows(scan.metrics)
     return {
         "id": f"scan-{scan.key}",
         "key": scan.key,
@@ -204,12 +191,13 @@ def _scan_view(scan, output_dir, counter):
         "sources": _sources(scan.sidecar),
         "decisions": decisions,
         "tissues": tissues,
-        "facts": _facts(scan.metrics, tissues),
+        "facts": facts(scan.metrics, tissues, decisions),
         "provenance": provenance_rows(block),
         "command": block.get("CommandLine"),
-        "paired": _paired_rows(scan.metrics),
+        "selection": selection(scan.key),
+        "paired": paired_rows(scan.metrics),
         "first": "Source" if decisions else "First guess",
-        "others": _other_rows(scan.metrics, _DECIDED if decisions else ()),
+        "others": other_rows(scan.metrics, DECIDED if decisions else ()),
         "figures": [
             _figure_view(name, method, scan.figures.get(name), output_dir, counter)
             for name in FIGURES
@@ -244,70 +232,6 @@ def _sources(sidecar):
     sources = sidecar.get("Sources", [])
     sources = sources if isinstance(sources, list) else [sources]
     return [str(s) for s in sources]
-
-
-def _tissue_rows(metrics):
-    """CSF, GM and WM peaks before, after and in the target, with their distances to it."""
-    rows = []
-    for tissue in ("CSF", "GM", "WM"):
-        before, after, target = (
-            _number(metrics.get(f"{tissue.lower()}_mode_{when}"))
-            for when in ("before", "after", "target")
-        )
-        if before is None and after is None:
-            continue
-        row = {"tissue": tissue, "before": before, "after": after, "target": target}
-        row["off"] = [
-            None if value is None or not target else 100 * (value - target) / target
-            for value in (before, after)
-        ]
-        known = None not in row["off"]
-        row["nearer"] = abs(row["off"][1]) <= abs(row["off"][0]) if known else None
-        rows.append(row)
-    return rows
-
-
-def _facts(metrics, tissues):
-    """What speaks for a result, or against it, in a sentence each."""
-    facts = []
-    kept = _number(metrics.get("ncc_source"))
-    if kept is not None:
-        facts.append(f"Correlation with the source inside the brain: {format_number(kept)}.")
-    for row in tissues:
-        if row["tissue"] != "CSF" and row["nearer"] is not None:
-            # Rounded first: there is no −0.0.
-            off = (round(value, 1) + 0.0 for value in row["off"])
-            before, after = (f"{value:+.1f} %".replace("-", "−") for value in off)
-            name = {"GM": "Grey", "WM": "White"}[row["tissue"]]
-            facts.append(
-                f"{name} matter's peak against the target's: {before} before, {after} now."
-            )
-    return facts
-
-
-def _paired_rows(metrics):
-    rows = []
-    for key, (name, hint) in _PAIRED_METRICS.items():
-        before, after = (_number(metrics.get(f"{key}_{when}")) for when in ("before", "after"))
-        if before is not None or after is not None:
-            rows.append({"name": name, "hint": hint, "before": before, "after": after})
-    return rows
-
-
-def _other_rows(metrics, told):
-    """The remaining columns: those we know by name first, then whatever else the table holds."""
-    metrics = {key: value for key, value in metrics.items() if key not in told}
-    shown = re.compile(r"(csf|gm|wm)_mode_(before|after|target)|(latent|bits_per_dim)_\w+")
-    rows = [
-        {"name": name, "hint": hint, "value": metrics[key]}
-        for key, (name, hint) in _OTHER_METRICS.items()
-        if metrics.get(key) is not None
-    ]
-    for key, value in metrics.items():
-        if value is None or key in _TABLED or key in _OTHER_METRICS or shown.fullmatch(key):
-            continue
-        rows.append({"name": key, "hint": "", "value": value})
-    return rows
 
 
 def _figure_view(name, method, path, output_dir, counter):
@@ -349,40 +273,3 @@ def _crash_view(crash, output_dir):
         "path": path,
         "link": quote(path),
     }
-
-
-def _number(value):
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def format_number(value, digits=3, sign=False):
-    """A number as a reader wants it, a dash for none, any other value as it is.
-
-    Parameters
-    ----------
-    value : object
-    digits : int
-        Significant digits of numbers that are not whole.
-    sign : bool
-        Write + before positive numbers.
-
-    Returns
-    -------
-    str
-    """
-    if value is None or value == "":
-        return "–"
-    number = _number(value)
-    if number is None or isinstance(value, bool):
-        return {"true": "yes", "false": "no"}.get(str(value).lower(), str(value))
-    if number == int(number) and abs(number) < 1e6:
-        text = f"{int(number):+d}" if sign else str(int(number))
-    else:
-        text = f"{number:+.{digits}g}" if sign else f"{number:.{digits}g}"
-        if "e" in text and 1 <= abs(number) < 1e6:
-            text = f"{number:+.0f}" if sign else f"{number:.0f}"
-    return text.replace("-", "−")

@@ -310,7 +310,7 @@ def methods_html(text):
         f"doi:{escape(REFERENCES[key].doi)}</a></li>"
         for key in cited_keys(text)
     )
-    heading = '<h3 id="references">References</h3>' if entries else ""
+    heading = '<h2 id="references">References</h2>' if entries else ""
     return "".join(paragraphs) + heading + (f"<ol class='refs'>{entries}</ol>" if entries else "")
 
 

@@ -23,6 +23,8 @@ _STAGE_PANELS = (
     ("latent", "Latent |z|²/d", "compare within one model"),
     ("ncc", "Correlation with source", "how much was changed"),
 )
+# What an axis spans at least, so that what hardly changed looks so.
+_SPANS = {"bits_per_dim": 1.0, "latent": 0.2, "ncc": 0.1}
 
 
 def _figure(width, height, label):
@@ -111,7 +113,14 @@ def plot_histograms(
     axes.set_xlabel("Intensity (1 = the brain's 99th percentile)", color=MUTED, fontsize=9.5)
     axes.set_ylabel("Density", color=MUTED, fontsize=9.5)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", frameon=False, labelcolor=INK, fontsize=9.5)
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.05),  # above the marks and the tissues' names
+            ncols=3,
+            frameon=False,
+            labelcolor=INK,
+            fontsize=9.5,
+        )
     for number, tissue in enumerate(_TISSUES if labels is not None else ()):
         axes = figure.add_subplot(rows[1, number])
         _style(axes)
@@ -192,7 +201,7 @@ def plot_trace(trace):
     for key, name, hint in _STAGE_PANELS if stages else _TRACE_PANELS:
         values = np.array([_number(row.get(key)) for row in rows])
         if np.isfinite(values).any():
-            panels.append((name, hint, values))
+            panels.append((key, name, hint, values))
     label = "The flow's verdict after each stage" if stages else "Trace of the optimisation"
     figure = _figure(10.5, 2.5, label)
     if not panels:
@@ -200,7 +209,7 @@ def plot_trace(trace):
         axes.set_axis_off()
         axes.text(0.5, 0.5, "No iterations were recorded.", ha="center", color=MUTED)
         return figure
-    for number, (name, hint, values) in enumerate(panels):
+    for number, (key, name, hint, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
         _style(axes)
         marker = "o" if len(rows) <= 25 else None
@@ -210,7 +219,7 @@ def plot_trace(trace):
         if stages:
             axes.set_xticks(steps, stages)
             axes.set_xlim(-0.4, len(rows) - 0.6)
-            _widen(axes, 0.02)
+            _widen(axes, _SPANS[key])
         else:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))

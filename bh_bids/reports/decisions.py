@@ -4,6 +4,8 @@ import math
 
 from ..mapping.field import WHOLE
 
+#: Name of the row that tells whether the participant's own contrast was kept.
+OWN_CONTRAST = "Own contrast"
 _ANSWERS = {"done": "Changed", "left": "Left alone", "off": "Off"}
 _LOOK = (
     "the brain was given the average target histogram. Look closely where its anatomy is far from "
@@ -103,10 +105,9 @@ def _contrast(found):
 
 def _ruler_row(ruler, decisions):
     """How the participant's own contrast was told from the scanner's."""
-    name = "Own contrast"
     if ruler.get("Reason"):
         sentence = "The participant's own contrast was not told from the scanner's: " + _LOOK
-        return _row(name, "off", "Off", sentence)
+        return _row(OWN_CONTRAST, "off", "Off", sentence)
     weight = _number(ruler.get("Weight")) or 0.0
     distance, sharpness = _decimal(ruler.get("Distance")), _signed(ruler.get("Sharpness"))
     named = (("distance", distance), ("sharpness", sharpness))
@@ -126,12 +127,12 @@ def _ruler_row(ruler, decisions):
             "The scan's texture told the participant's own contrast from the scanner's"
             f"{how}, and the own was kept{about}."
         )
-        return _row(name, "done", "Kept", sentence)
+        return _row(OWN_CONTRAST, "done", "Kept", sentence)
     noise = decisions.get("Noise")
     noisy = isinstance(noise, dict) and noise.get("Applied")
     why = "The scan is too noisy for its texture to" if noisy else "The scan's texture could not"
     sentence = f"{why} tell the participant's own contrast from the scanner's{about}: {_LOOK}"
-    return _row(name, "left", "Not known", sentence)
+    return _row(OWN_CONTRAST, "left", "Not known", sentence)
 
 
 def _noise(found):

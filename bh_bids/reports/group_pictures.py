@@ -6,12 +6,11 @@ import io
 import numpy as np
 
 from .mosaic import cut, grey_levels, plan_mosaic, png_uri
-from .plots import _difference_palette
+from .palettes import difference_levels, difference_palette
 
 THUMBNAIL = 72
 """Height of a thumbnail, pixels."""
 PLANES = ("axial", "coronal")
-_OUTSIDE = 255  # the difference palette's entry for voxels outside the brain
 
 
 def thumbnail(volume, mask):
@@ -80,7 +79,6 @@ def method_slices(volume, mask, truth=None, *, limit=0.2):
         pictures[plane] = png_uri(grey_levels(image, (0.0, 1.15)))
         if truth is not None:
             error = np.nan_to_num(image - cut(truth, tile, box))
-            levels = np.round(127 + 127 * np.clip(error / limit, -1, 1)).astype(np.uint8)
-            levels[~cut(mask, tile, box)] = _OUTSIDE
-            pictures[f"{plane}_error"] = png_uri(levels, _difference_palette())
+            levels = difference_levels(error, cut(mask, tile, box), limit)
+            pictures[f"{plane}_error"] = png_uri(levels, difference_palette())
     return pictures

@@ -4,7 +4,8 @@ import base64
 import hashlib
 from importlib.resources import files
 
-from .viewer import LAYERS, as_script_text, fit, preview
+from .collect import entities
+from .viewer import LAYERS, as_script_text, fit, preview, preview_change
 
 # Bytes of a page's pictures and viewers; 10 MB are promised of the whole page.
 _BUDGET = 9_600_000
@@ -17,8 +18,8 @@ def add_viewers(views, bundles, problems):
     ----------
     views : list of dict
         One per scan, with its ``figures``; they get ``viewer`` (``data``, ``layers``, ``widths``
-        of the three planes in mm; None without) and ``pair``, the pictures before and after as
-        ``data:`` addresses.
+        of the three planes in mm; None without), ``pair``, the pictures before and after as
+        ``data:`` addresses, and ``change``, their difference and its limit in per cent.
     bundles : list of dict or None
         As :func:`bh_bids.reports.viewer.read_bundle` gives them.
     problems : list of str
@@ -26,10 +27,11 @@ def add_viewers(views, bundles, problems):
     """
     shown = []
     for view, bundle in zip(views, bundles, strict=True):
-        view["pair"] = None
+        view["pair"] = view["change"] = None
         try:
             if bundle is not None:
                 view["pair"] = [preview(bundle, name) for name in ("source", "harmonized")]
+                view["change"] = preview_change(bundle)
         except ValueError as error:
             problems.append(f"The slice viewer of {view['label']} is left out: {error}.")
             bundle = None
@@ -107,3 +109,25 @@ def provenance_rows(block):
         ("Registration", part("Registration", "Method")),
     ]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def selection(key):
+    """Options that select one scan's participant and session.
+
+    Parameters
+    ----------
+    key : str
+        The scan's name without its suffix.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> selection("sub-01_ses-A_run-2")
+    '--participant-label 01 --session-label A'
+    """
+    named = dict(entities(key))
+    options = (("participant", "sub"), ("session", "ses"))
+    return " ".join(f"--{name}-label {named[e]}" for name, e in options if e in named)

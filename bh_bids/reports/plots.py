@@ -17,6 +17,13 @@ from .mosaic import (
     png_uri,
     robust_window,
 )
+from .palettes import (
+    OUTSIDE,
+    correlation_palette,
+    difference_levels,
+    difference_palette,
+    nice_limit,
+)
 from .svg import content_id, save_svg
 
 __all__ = [
@@ -35,7 +42,6 @@ _HEADER = 26  # height of the strip with the names, pixels
 _FOOTER = 44  # height of the strip with the colour bar, pixels
 _BEFORE, _AFTER = "#7cc4ff", "#ffb454"
 _CONTOUR = "#ff4d5e"
-_OUTSIDE = 255  # palette's entry for voxels outside the brain
 
 
 def plot_brain_mask(volume, mask, spacing=(1.0, 1.0, 1.0), *, affine=None):
@@ -166,16 +172,14 @@ def flicker_svg(
     )
 
 
-def plot_difference(before, after, mask, *, wm_level=1.0, limit=None, affine=None):
-    """Signed difference after − before, in per cent of the white matter's level.
+def plot_difference(before, after, mask, *, limit=None, affine=None):
+    """Signed difference after − before, in per cent of the brain's 99th percentile.
 
     Parameters
     ----------
     before, after : numpy.ndarray, shape (x, y, z)
-        On one grid and in one unit (target units), RAS.
+        On one grid and in target units, RAS.
     mask : numpy.ndarray of bool, shape (x, y, z)
-    wm_level : float
-        The target's white-matter level in the same unit: 100 %.
     limit : float, optional
         Ends of the colour bar in per cent; by default the smallest of 5, 10, 20, 30, 50, 75,
         100, … that covers 98 % of the brain.
@@ -188,17 +192,17 @@ def plot_difference(before, after, mask, *, wm_level=1.0, limit=None, affine=Non
         SVG document.
     """
     before, after, mask = _checked(mask, before, after)
-    percent = np.nan_to_num(100.0 * (after - before) / float(wm_level))
+    percent = np.nan_to_num(100.0 * (after - before))
     inside = percent[mask] if mask.any() else np.zeros(1, np.float32)
-    limit = _nice_limit(np.percentile(np.abs(inside), 98)) if limit is None else float(limit)
+    limit = nice_limit(np.percentile(np.abs(inside), 98)) if limit is None else float(limit)
     layout = plan_mosaic(mask, affine=affine)
     picture = compose_mosaic(np.where(mask, percent, 0.0), layout)
-    levels = np.round(127 + 127 * np.clip(picture / limit, -1, 1)).astype(np.uint8)
-    levels[compose_mosaic(mask.astype(np.float32), layout) < 0.5] = _OUTSIDE
-    palette = _difference_palette()
+    inside_picture = compose_mosaic(mask.astype(np.float32), layout) >= 0.5
+    levels = difference_levels(picture, inside_picture, limit)
+    palette = difference_palette()
     low, middle, high = np.percentile(inside, [5, 50, 95])
     words = (
-        f"After − before, % of white matter’s level. Median {middle:+.1f} %, "
+        f"After − before, % of the brain’s 99th percentile. Median {middle:+.1f} %, "
         f"5th to 95th percentile {low:+.1f} % to {high:+.1f} %."
     ).replace("-", "−")
     body = (
@@ -209,7 +213,7 @@ def plot_difference(before, after, mask, *, wm_level=1.0, limit=None, affine=Non
     )
     return _document(
         "Difference",
-        f"After minus before, in per cent of the white matter's level, from −{limit:g} % (blue) "
+        f"After minus before, in per cent of the brain's 99th percentile, from −{limit:g} % (blue) "
         f"to +{limit:g} % (orange).",
         layout,
         body,
@@ -241,8 +245,8 @@ def plot_local_ncc(correlation, mask, *, low=0.5, affine=None):
     layout = plan_mosaic(mask, affine=affine)
     picture = compose_mosaic(np.where(known, correlation, 1.0), layout)
     levels = np.round(254 * np.clip((picture - low) / (1 - low), 0, 1)).astype(np.uint8)
-    levels[compose_mosaic(known.astype(np.float32), layout) < 0.5] = _OUTSIDE
-    palette = _correlation_palette()
+    levels[compose_mosaic(known.astype(np.float32), layout) < 0.5] = OUTSIDE
+    palette = correlation_palette()
     middle, few = np.median(inside), np.percentile(inside, 1)
     share = 100 * float(np.mean(inside < 0.8))
     words = (
@@ -275,33 +279,6 @@ def _checked(mask, *volumes):
             raise ValueError(f"a volume of shape {volume.shape} with a mask of {mask.shape}")
         clean.append(volume)
     return (*clean, mask)
-
-
-def _nice_limit(value):
-    for limit in (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500):
-        if value <= limit:
-            return float(limit)
-    return float(np.ceil(value / 1000) * 1000)
-
-
-def _difference_palette():
-    """256 colours: 0–254 blue through dark grey to orange, 127 zero, 255 outside the brain."""
-    stops = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
-    colours = np.array(
-        [[140, 220, 255], [20, 120, 225], [34, 37, 42], [215, 80, 15], [255, 215, 110]]
-    )
-    position = np.linspace(0, 1, 255)
-    palette = np.stack([np.interp(position, stops, colours[:, c]) for c in range(3)], axis=1)
-    return np.vstack([np.round(palette), [[0, 0, 0]]]).astype(np.uint8)
-
-
-def _correlation_palette():
-    """256 colours: 0 bright yellow through magenta to 254 dark, 255 outside the brain."""
-    stops = np.array([0.0, 0.4, 0.8, 1.0])
-    colours = np.array([[255, 235, 130], [225, 85, 110], [90, 45, 110], [34, 37, 42]])
-    position = np.linspace(0, 1, 255)
-    palette = np.stack([np.interp(position, stops, colours[:, c]) for c in range(3)], axis=1)
-    return np.vstack([np.round(palette), [[0, 0, 0]]]).astype(np.uint8)
 
 
 def _colour_bar(layout, palette, ticks, words):

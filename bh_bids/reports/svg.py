@@ -22,7 +22,7 @@ def _dark_style():
         for light, dark in _DARK.items()
         for prop in ("fill", "stroke")
     ]
-    return "<style>@media (prefers-color-scheme:dark){" + "".join(rules) + "}</style>"
+    return "<style>@media screen and (prefers-color-scheme:dark){" + "".join(rules) + "}</style>"
 
 
 def figure_to_svg(figure, title=""):

@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from .mosaic import png_uri
+from .palettes import OUTSIDE, difference_levels, difference_palette, nice_limit
 
 #: Name and label of what the viewer can show, in its order; the page makes the difference itself.
 LAYERS = {
@@ -229,19 +230,45 @@ def preview(bundle, name):
     str
         ``data:`` address of a PNG.
     """
-    levels = unpack(bundle, name)
+    return png_uri(_three_planes(unpack(bundle, name), 0))
+
+
+def preview_change(bundle):
+    """The same planes of harmonized minus source.
+
+    Parameters
+    ----------
+    bundle : dict
+
+    Returns
+    -------
+    str
+        ``data:`` address of a PNG, blue where it became darker, orange where brighter.
+    float
+        The change at the ends of the colours, in per cent of the brain's 99th percentile.
+    """
+    before, after = (unpack(bundle, name).astype(np.float32) for name in ("source", "harmonized"))
+    low, high = next(y["range"] for y in bundle["layers"] if y["name"] == "source")
+    inside = before > 0
+    percent = np.where(inside, 100 * (high - low) / 254 * (after - before), 0)
+    limit = nice_limit(np.percentile(np.abs(percent[inside]), 98)) if inside.any() else 5.0
+    levels = difference_levels(percent, inside, limit)
+    return png_uri(_three_planes(levels, OUTSIDE), difference_palette()), limit
+
+
+def _three_planes(levels, outside):
     nx, ny, nz = levels.shape
     # Just above the middle, axial slices show ventricles and deep grey matter; off the midline,
     # sagittal ones show more than the falx.
     cuts = (levels[:, :, int(0.55 * nz)], levels[:, ny // 2, :], levels[int(0.46 * nx), :, :])
     height = max(cut.shape[1] for cut in cuts)
-    gap = np.zeros((height, 6), np.uint8)
+    gap = np.full((height, 6), outside, np.uint8)
     parts = []
     for cut in cuts:
         space = height - cut.shape[1]
-        padded = np.pad(cut.T[::-1], ((space // 2, space - space // 2), (0, 0)))
-        parts += [padded, gap]
-    return png_uri(np.hstack(parts[:-1]))
+        above = (space // 2, space - space // 2)
+        parts += [np.pad(cut.T[::-1], (above, (0, 0)), constant_values=outside), gap]
+    return np.hstack(parts[:-1])
 
 
 def as_script_text(bundle):

@@ -64,3 +64,21 @@ def screenshot(tmp_path):
         return path
 
     return keep
+
+
+@pytest.fixture
+def barriers():
+    """What axe-core, the usual checker of accessibility, finds wrong with a page."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright",
+        reason="axe-core is missing: pip install axe-playwright-python",
+    )
+
+    def found(page):
+        return [
+            f"{rule['id']}: {node['html'][:150]}"
+            for rule in axe.Axe().run(page).response["violations"]
+            for node in rule["nodes"]
+        ]
+
+    return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def test_first_screen_tells_the_verdict_and_shows_the_brain(pages, visit):
     for text in ("Warn", "The brain is small: 812 ml.", "Siemens, 3 T", "Adults, one scanner"):
         box = seen.page.get_by_text(text).first.bounding_box()
         assert box["y"] + box["height"] < 900, text
-    for picture in seen.page.locator(".pair img").all():
+    for picture in seen.page.locator(".pair img").all()[:3]:
         box = picture.bounding_box()
         assert box["width"] > 300 and box["y"] + box["height"] < 900
 
@@ -213,6 +214,19 @@ def test_controls_change_what_is_shown(pages, visit):
     assert seen.complaints == []
 
 
+def test_colours_are_explained_and_sides_named(pages, visit):
+    page = visit(pages["pass"]).page
+    wake(page)
+    scale = page.locator('[data-scale="difference"]')
+    assert not scale.is_visible()
+    page.get_by_label("Left of the line").select_option("difference")
+    scale.wait_for()
+    assert "\u221230 %" in scale.inner_text() and "+30 %" in scale.inner_text()
+    page.locator('[data-control="window"]').fill("50")
+    page.get_by_text("\u221215 %").wait_for()
+    assert not page.locator('[data-scale="ncc"]').is_visible()
+
+
 def test_the_cursor_is_linked_and_follows_pointer_and_keys(pages, visit):
     page = visit(pages["pass"]).page
     wake(page)
@@ -262,6 +276,17 @@ def test_a_screen_reader_hears_a_name_for_everything(pages, visit):
     assert page.locator("h1").count() >= 1 and page.locator("html").get_attribute("lang") == "en"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["warn", "sessions", "fail"])
+def test_nothing_keeps_readers_out(pages, visit, barriers, kind, scheme):
+    page = visit(pages[kind], scheme=scheme).page
+    wake(page)
+    for folded in page.locator("details").all():
+        folded.evaluate("details => { details.open = true; }")
+    found = barriers(page)
+    assert found == [], "\n".join(found)
+
+
 def test_without_javascript_the_mosaics_show_the_same(pages, visit):
     seen = visit(pages["pass"], java_script_enabled=False)
     page = seen.page
@@ -281,6 +306,14 @@ def test_print_shows_the_pictures_and_no_controls(pages, visit, screenshot):
     assert page.locator(".mosaics figure.flicker svg").is_visible()
     assert page.pdf().startswith(b"%PDF")
     screenshot(page, "participant-print")
+
+
+def test_dark_pages_print_dark_on_white(pages, visit):
+    page = visit(pages["pass"], scheme="dark").page
+    page.emulate_media(media="print", color_scheme="dark")
+    for place in ("body", "h1", ".card"):
+        ink = page.locator(place).first.evaluate("e => getComputedStyle(e).color")
+        assert max(map(int, re.findall(r"\d+", ink)[:3])) < 100, place
 
 
 def test_an_error_says_what_to_do(pages, visit):

@@ -14,8 +14,9 @@ import pytest
 
 from bh_bids.errors import InputError
 from bh_bids.reports import plots
-from bh_bids.reports.assemble import format_number, write_participant_report
+from bh_bids.reports.assemble import write_participant_report
 from bh_bids.reports.collect import scan_key
+from bh_bids.reports.metrics import format_number
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 CRASH = """Node: bh_bids_wf.sub_01_wf.harmonize
@@ -198,6 +199,13 @@ def check_scripts(text, policy):
         if "application/json" in attributes:
             assert set(json.loads(body)) == {"shape", "spacing", "origin", "columns", "layers"}
     assert text.count("<script") == len(scripts)
+
+
+def test_the_command_names_the_scan(tmp_path, figures):
+    add_scan(tmp_path, figures, key="sub-01_ses-A")
+    page = check_page(write_participant_report(tmp_path, "01"))
+    command = "bh-bids in out participant --participant-label 01 --session-label A"
+    assert command in page.words
 
 
 def test_page_shows_what_was_done(tmp_path, figures):

@@ -94,14 +94,14 @@ def test_no_difference_is_the_colour_of_zero(brain, pictures):
     assert set(np.unique(picture)) == {127, 255}
 
 
-def test_difference_is_in_per_cent_of_white_matter(brain, pictures):
+def test_difference_is_in_per_cent_of_the_brain_s_99th_percentile(brain, pictures):
     volume, mask = brain
     for change in (0.08, -0.08):
-        text = plots.plot_difference(volume, volume + change, mask, wm_level=0.8, limit=20)
+        text = plots.plot_difference(volume, volume + change, mask, limit=20)
         picture = pictures(text)[0]
         shown = (np.median(picture[picture != 255]) / 127 - 1) * 20
-        assert shown == pytest.approx(100 * change / 0.8, abs=0.2)
-        assert f"Median {100 * change / 0.8:+.1f} %".replace("-", "−") in text
+        assert shown == pytest.approx(100 * change, abs=0.2)
+        assert f"Median {100 * change:+.1f} %".replace("-", "−") in text
 
 
 def test_volumes_that_are_not_finite_or_without_brain_are_drawn(brain):

@@ -12,6 +12,7 @@ from bh_bids.reports.viewer import (
     as_script_text,
     fit,
     preview,
+    preview_change,
     read_bundle,
     shrink,
     unpack,
@@ -130,3 +131,16 @@ def test_preview_shows_three_planes(bundle):
     nx, ny, nz = levels.shape
     assert picture.shape == (max(ny, nz), 2 * nx + ny + 12)
     np.testing.assert_array_equal(picture[:ny, :nx], levels[:, :, int(0.55 * nz)].T[::-1])
+
+
+@pytest.mark.parametrize("change, limit", [(0.08, 10), (-0.08, 10), (0.0, 5), (0.45, 50)])
+def test_preview_of_the_change_tells_its_size(change, limit, decode):
+    volume, mask = ball()
+    volume = np.where(mask, 0.3 + 0.4 * volume, 0)
+    volumes = {"source": volume, "harmonized": np.where(mask, volume + change, 0)}
+    uri, ends = preview_change(viewer_bundle(volumes, mask, np.eye(4)))
+    picture = np.asarray(decode(uri))
+    inside = picture[picture != 255]
+    assert ends == limit and inside.size > 500
+    shown = (inside.astype(float) / 127 - 1) * limit
+    assert np.abs(shown - 100 * change).max() <= 130 / 254 + limit / 127  # rounding, twice

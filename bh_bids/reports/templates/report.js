@@ -214,6 +214,7 @@ class Viewer {
     const palettes = names.map((name) => name && this.palette(name));
     const border = Number(this.control("swipe").value) / 100;
     for (const view of this.planes) this.drawPlane(view, names, palettes, border);
+    this.scales(names);
     this.tell();
   }
 
@@ -276,6 +277,28 @@ class Viewer {
     out.fillText(plane.edges[0], 6 * unit, 17 * unit);
     out.textAlign = "right";
     out.fillText(plane.edges[1], canvas.width - 6 * unit, 17 * unit);
+    if (border === null || canvas.clientWidth < 220) return;
+    // Which side of the line is which.
+    const labels = ["show", "compare"].map((name) => this.control(name).selectedOptions[0].text);
+    out.font = `${13 * unit}px system-ui, sans-serif`;
+    out.fillText(labels[1], canvas.width - 6 * unit, canvas.height - 7 * unit);
+    out.textAlign = "left";
+    out.fillText(labels[0], 6 * unit, canvas.height - 7 * unit);
+  }
+
+  // What the colours of differences and correlations mean, in the window that is set.
+  scales(names) {
+    const window = Number(this.control("window").value) / 100;
+    const ends = {
+      difference: [`\u2212${Math.round(30 * window)} %`, `+${Math.round(30 * window)} %`],
+      ncc: [(1 - 0.5 * window).toFixed(2), "1"],
+    };
+    for (const scale of this.root.querySelectorAll("[data-scale]")) {
+      scale.hidden = !names.includes(scale.dataset.scale);
+      scale.querySelectorAll("b").forEach((end, i) => {
+        end.textContent = ends[scale.dataset.scale][i];
+      });
+    }
   }
 
   millimetres(axis) {
