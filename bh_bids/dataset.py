@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from .errors import InputError
@@ -11,6 +13,13 @@ SCANNER_FIELDS = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStreng
 _NOT_SCANS = ("code", "derivatives", "models", "sourcedata", "stimuli")
 _NOT_ANAT = ("beh", "dwi", "eeg", "fmap", "func", "ieeg", "meg", "micr", "motion", "nirs", "perf",
              "pet")  # fmt: skip
+_LABEL = "[0-9A-Za-z+]+"
+# What BIDS allows, in its order: results are named after these entities, and after no others.
+_NAME = re.compile(
+    rf"sub-(?P<sub>{_LABEL})(/ses-(?P<ses>{_LABEL}))?/anat/sub-(?P=sub)(?(ses)_ses-(?P=ses))"
+    rf"(_task-{_LABEL})?(_acq-{_LABEL})?(_ce-{_LABEL})?(_rec-{_LABEL})?(_run-[0-9]+)?"
+    rf"(_echo-[0-9]+)?(_part-{_LABEL})?_T1w\.nii(\.gz)?"
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class Scan:
         BIDS URI relative to the raw dataset, ``bids:raw:sub-01/anat/sub-01_T1w.nii.gz``.
     metadata : dict
         From the sidecars, by the inheritance principle.
+    problems : tuple of str
+        Sentences on sidecars that cannot be read.
     """
 
     path: Path
@@ -36,6 +47,7 @@ class Scan:
     session: str | None
     uri: str
     metadata: dict = field(default_factory=dict, compare=False)
+    problems: tuple = field(default=(), compare=False)
 
     @property
     def key(self):
@@ -75,12 +87,34 @@ def check_dataset(bids_dir):
             "Give the dataset's root folder."
         )
     try:
-        content = json.loads(description.read_text(encoding="utf-8-sig"))
+        content = read_json(description)
     except (OSError, ValueError) as error:
-        raise InputError(f"{description} is not readable JSON: {error}") from None
+        raise InputError(f"{description} is not readable JSON: {error}.") from None
     missing = [name for name in ("Name", "BIDSVersion") if not _has(content, name)]
     if missing:
         raise InputError(f"{description} lacks {' and '.join(missing)}, which BIDS requires.")
+
+
+def read_json(path):
+    """Content of a JSON file, with or without a byte order mark.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, or is no JSON that one can hold in memory.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _has(content, name):
@@ -127,8 +161,9 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
         query["session"] = list(sessions)
     try:
         files = layout.get(**query)
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever the filter makes of a query, and a database of that
         raise InputError(f"The BIDS filter cannot be used: {error}") from None
+    files = _well_named(files, bids_dir)
     if not files:
         what = ", ".join(f"sub-{label}" for label in participants) or "any participant"
         raise InputError(
@@ -137,7 +172,9 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
             + ": files must be named sub-<label>[/ses-<label>]/anat/..._T1w.nii[.gz]"
             + (" and pass the BIDS filter." if filters else ".")
         )
-    scans = sorted((_scan(item, bids_dir) for item in files), key=lambda scan: str(scan.path))
+    sidecars = cache(_sidecars_of)
+    scans = [_scan(item, bids_dir, sidecars) for item in files]
+    scans.sort(key=lambda scan: str(scan.path))
     for first, second in zip(scans, scans[1:], strict=False):
         if first.key == second.key:
             raise InputError(
@@ -147,14 +184,55 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
     return scans
 
 
-def _scan(item, bids_dir):
+def _well_named(files, bids_dir):
+    """Those files whose names are ones that results can be named after; the others are told."""
+    names = {item: Path(item.path).relative_to(bids_dir).as_posix() for item in files}
+    wrong = sorted((name for name in names.values() if not _NAME.fullmatch(name)), key=len)
+    if wrong:
+        others = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+        print(
+            f"bh-bids: left out: {wrong[0]!r}{others}. BIDS names T1w scans "
+            "sub-<label>[/ses-<label>]/anat/sub-<label>[_ses-<label>][_acq-<label>][_ce-<label>]"
+            "[_rec-<label>][_run-<index>]_T1w.nii[.gz], with letters and digits in the labels.",
+            file=sys.stderr,
+        )
+    return [item for item in files if _NAME.fullmatch(names[item])]
+
+
+def _sidecars_of(folder):
+    """T1w sidecars of a folder, those with fewest entities first."""
+    return sorted(folder.glob("*T1w.json"), key=lambda path: (path.name.count("_"), path.name))
+
+
+def _metadata(path, bids_dir, sidecars):
+    """Fields of a scan's sidecars, the nearest winning, and sentences on those unreadable."""
+    entities = set(path.name.split(".")[0].split("_"))
+    found, problems = {}, []
+    folders = [bids_dir, *reversed(path.relative_to(bids_dir).parents[:-1])]
+    for folder in folders:
+        for sidecar in sidecars(bids_dir / folder):
+            if not set(sidecar.name.removesuffix(".json").split("_")) <= entities:
+                continue
+            try:
+                content = read_json(sidecar)
+                if not isinstance(content, dict):
+                    raise ValueError("it is no object")
+                found |= content
+            except (OSError, ValueError) as error:
+                problems.append(f"{sidecar.name} is not readable JSON and was left out: {error}.")
+    return found, tuple(problems)
+
+
+def _scan(item, bids_dir, sidecars):
     relative = Path(item.path).relative_to(bids_dir)
+    metadata, problems = _metadata(Path(item.path), bids_dir, sidecars)
     return Scan(
         path=Path(item.path),
         participant=item.entities["subject"],
         session=item.entities.get("session"),
         uri=f"bids:raw:{relative.as_posix()}",
-        metadata=dict(item.get_metadata()),
+        metadata=metadata,
+        problems=problems,
     )
 
 
@@ -167,7 +245,8 @@ def _layout(bids_dir, participants, database_dir):
     ignore.append(re.compile(rf"/({'|'.join(_NOT_ANAT)})/"))
     if names and database_dir is None:
         ignore.append(re.compile(rf"^/sub-(?!({names})(/|$))"))
-    indexer = BIDSLayoutIndexer(validate=False, ignore=ignore)
+    # Sidecars are read here: one that is damaged must not stop the other participants.
+    indexer = BIDSLayoutIndexer(validate=False, ignore=ignore, index_metadata=False)
     reset = database_dir is not None and not (Path(database_dir) / "layout_index.sqlite").exists()
     try:
         return BIDSLayout(
@@ -179,7 +258,7 @@ def _layout(bids_dir, participants, database_dir):
             reset_database=reset,
         )
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{bids_dir} cannot be indexed: {error}") from None
+        raise InputError(f"{bids_dir} cannot be indexed: {error}.") from None
 
 
 def read_filter_file(path):
@@ -200,7 +279,7 @@ def read_filter_file(path):
     InputError
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"The BIDS filter file {path} is not readable JSON: {reason}.") from None
@@ -217,6 +296,6 @@ def _query_values(entities):
 
     special = {"Query.NONE": Query.NONE, "Query.ANY": Query.ANY, "*": Query.ANY}
     return {
-        name: value if isinstance(value, list) else special.get(value, value)
+        name: special.get(value, value) if isinstance(value, str) else value
         for name, value in entities.items()
     }

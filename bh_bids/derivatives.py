@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,7 +48,14 @@ def file_sha256(path):
     -------
     str
         Hexadecimal.
+
+    Raises
+    ------
+    OSError
+        If it is no regular file: a device or a pipe may never end.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is no regular file")
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -92,10 +100,12 @@ def provenance_key(scan, settings, model):
         Hexadecimal.
     """
     mask = find_precomputed(scan, settings.derivatives, "desc-brain_mask.nii.gz")
+    lesion = find_lesion(scan, settings.lesion_roi)
     parts = {
         "input": file_sha256(scan.path),
         "mask": file_sha256(mask) if mask else None,
-        "metadata": scan.scanner,
+        "lesion": file_sha256(lesion) if lesion else None,
+        "metadata": [scan.scanner, scan.problems],
         "model": model_sha256(model),
         "method": settings.method,
         "skull_strip": settings.skull_strip_t1w,
@@ -129,6 +139,31 @@ def find_precomputed(scan, folders, ending):
         path = Path(folder) / scan.folder / f"{scan.key}_{ending}"
         if path.is_file():
             return path
+    return None
+
+
+def find_lesion(scan, folder=None):
+    """A scan's lesion mask.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    folder : path-like, optional
+        Folder with masks under the scans' names (``--lesion-roi``); without, the mask beside the
+        scan.
+
+    Returns
+    -------
+    pathlib.Path or None
+        ``<entities>_label-lesion_roi.nii[.gz]``, or ``<entities>_T1w_label-lesion_roi.nii[.gz]``;
+        also a link whose content is not there.
+    """
+    place = scan.path.parent if folder is None else Path(folder) / scan.folder
+    for stem in (scan.key, f"{scan.key}_T1w"):
+        for extension in (".nii.gz", ".nii"):
+            path = place / f"{stem}_label-lesion_roi{extension}"
+            if path.is_file() or path.is_symlink():
+                return path
     return None
 
 
@@ -256,7 +291,61 @@ def image_sidecar(scan, *, description, space=None, template=None):
     return {**sidecar, **scan.scanner}
 
 
-def harmonization_block(settings, model, result, extraction, input_sha256):
+def provenance(scan, settings, model):
+    """What made a scan's results, for the sidecars that do not tell of the harmonization.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    settings : bh_bids.settings.Settings
+    model : dict
+        The model's description.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "Model": model["Name"],
+        "WeightsSHA256": model["WeightsSHA256"],
+        "Method": settings.method,
+        "Seed": settings.random_seed,
+        "Threads": settings.omp_nthreads,
+        **inputs_sha256(scan, settings),
+        "SoftwareVersions": software_versions(),
+        "CommandLine": command_line(settings, scan),
+    }
+
+
+def inputs_sha256(scan, settings):
+    """Hashes of the files that a scan's results were made from.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    settings : bh_bids.settings.Settings
+
+    Returns
+    -------
+    dict of str
+        ``InputSHA256`` of the scan, ``MaskSHA256`` and ``LesionSHA256`` where such masks were
+        used; without files that cannot be read.
+    """
+    files = {
+        "InputSHA256": scan.path,
+        "MaskSHA256": find_precomputed(scan, settings.derivatives, "desc-brain_mask.nii.gz"),
+        "LesionSHA256": find_lesion(scan, settings.lesion_roi),
+    }
+    hashes = {}
+    for name, path in files.items():
+        try:
+            hashes |= {name: file_sha256(path)} if path else {}
+        except OSError:  # the step that reads the file says what is wrong with it
+            pass
+    return hashes
+
+
+def harmonization_block(settings, model, result, extraction, scan):
     """The sidecar's account of how an image was harmonized.
 
     Parameters
@@ -269,7 +358,7 @@ def harmonization_block(settings, model, result, extraction, input_sha256):
         :class:`bh_bids.interfaces.harmonization.Harmonize`.
     extraction : dict
         What the brain extraction found.
-    input_sha256 : str
+    scan : bh_bids.dataset.Scan
 
     Returns
     -------
@@ -292,12 +381,16 @@ def harmonization_block(settings, model, result, extraction, input_sha256):
         "Decisions": result["decisions"],
         "IntensityMap": intensity_map(result["mapping"]) if result["decisions"] else None,
         "Guards": [*extraction.get("Warnings", []), *result["guards"]],
+        "TargetCorrelation": result["contrast"],
+        "Structure": result["structure"],
+        "Clipping": result["clipping"],
+        "Lesion": result["lesion"],
         "IntensityScale": {
             "Percentile": SCALE_PERCENTILE,
             "SourceScale": result["source_scale"],
             "TargetScale": result["target_scale"],
         },
-        "InputSHA256": input_sha256,
+        **inputs_sha256(scan, settings),
         "BrainExtraction": {
             **{k: v for k, v in extraction.items() if k != "Warnings"},
             "SkullStripT1w": settings.skull_strip_t1w,
@@ -305,10 +398,10 @@ def harmonization_block(settings, model, result, extraction, input_sha256):
         "BiasCorrection": {"Method": "N4"},
         "Registration": {"Method": "rigid, then affine"},
         "SoftwareVersions": software_versions(),
-        "CommandLine": command_line(settings),
+        "CommandLine": command_line(settings, scan),
     }
-    # Left out where the method or the model has none.
-    optional = ("CalibrationSHA256", "Decisions", "IntensityMap")
+    # Left out where the method, the model or the scan has none.
+    optional = ("CalibrationSHA256", "Decisions", "IntensityMap", "Lesion")
     return {name: value for name, value in block.items() if value or name not in optional}
 
 
@@ -338,18 +431,23 @@ def intensity_map(mapping, knots=33):
     }
 
 
-def command_line(settings):
-    """A command that makes the results again, given the same masks and filters if any.
+def command_line(settings, scan):
+    """A command that makes a scan's results again, byte for byte.
 
     Parameters
     ----------
     settings : bh_bids.settings.Settings
+    scan : bh_bids.dataset.Scan
 
     Returns
     -------
     str
+        For a shell; BIDS_DIR, OUTPUT_DIR and PATH stand for folders.
     """
     words = ["bh-bids", "BIDS_DIR", "OUTPUT_DIR", "participant"]
+    words += ["--participant-label", scan.participant]
+    if scan.session:
+        words += ["--session-label", scan.session]
     words += ["--model", settings.model, "--method", settings.method]
     words += ["--skull-strip-t1w", settings.skull_strip_t1w]
     if settings.template:
@@ -357,8 +455,11 @@ def command_line(settings):
     words += ["--output-spaces", *settings.output_spaces, "--device", settings.device]
     if settings.derivatives:
         words += ["--derivatives", *(f"{name}=PATH" for name in settings.derivatives)]
+    if settings.lesion_roi:
+        words += ["--lesion-roi", "PATH"]
     words += ["--random-seed", str(settings.random_seed)]
     words += ["--omp-nthreads", str(settings.omp_nthreads)]
-    if settings.sloppy:
-        words.append("--sloppy")
-    return " ".join(words)
+    words += [
+        f"--{name.replace('_', '-')}" for name in ("anat_only", "sloppy") if getattr(settings, name)
+    ]
+    return shlex.join(words)

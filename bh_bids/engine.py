@@ -69,6 +69,10 @@ def run_workflow(workflow, settings, names):
         if not any(crashes):
             raise
         return False
+    except BaseException:  # the run was interrupted or is to end: no step may go on without it
+        if hasattr(plugin, "kill_workers"):
+            plugin.kill_workers()
+        raise
     finally:
         if settings.resource_monitor:
             write_usage(getattr(plugin, "usage", []), settings, names)

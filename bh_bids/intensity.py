@@ -46,7 +46,7 @@ def volume_scale(volume, mask, percentile=SCALE_PERCENTILE):
     return scale
 
 
-def to_target_units(volume, mask, percentile=SCALE_PERCENTILE):
+def to_target_units(volume, mask, percentile=SCALE_PERCENTILE, left_out=None):
     """Scale a volume to target units: background 0, the brain's 99th percentile 1.
 
     Parameters
@@ -57,6 +57,8 @@ def to_target_units(volume, mask, percentile=SCALE_PERCENTILE):
         Brain mask; everything outside becomes 0.
     percentile : float
         See :func:`volume_scale`.
+    left_out : numpy.ndarray of bool, shape (x, y, z), optional
+        Voxels that have no say in the scale, such as a lesion's.
 
     Returns
     -------
@@ -64,6 +66,7 @@ def to_target_units(volume, mask, percentile=SCALE_PERCENTILE):
     scale : float
         ``scaled * scale`` gives the volume back inside the mask.
     """
-    scale = volume_scale(volume, mask, percentile)
+    told = mask if left_out is None else np.asarray(mask, dtype=bool) & ~left_out
+    scale = volume_scale(volume, told, percentile)
     scaled = np.where(mask, np.asarray(volume, dtype=np.float32) / np.float32(scale), 0.0)
     return scaled.astype(np.float32), scale

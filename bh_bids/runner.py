@@ -1,15 +1,15 @@
 """A run of bh-bids: what is to be done, doing it, and telling how it went."""
 
-import json
 import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from .dataset import Scan, check_dataset, find_scans
+from .dataset import Scan, check_dataset, find_scans, read_json
 from .derivatives import is_done, provenance_key, write_description
 from .errors import InputError, ModelError
+from .locks import lock_participants
 from .rawlike import derivatives_settings, write_raw_like
 from .settings import for_participant
 
@@ -257,7 +257,7 @@ def _write_shared(plan):
     settings = plan.settings
     description = settings.bids_dir / "dataset_description.json"
     try:
-        source = json.loads(description.read_text(encoding="utf-8-sig"))
+        source = read_json(description)
     except (OSError, ValueError):
         source = {}
     source = source if isinstance(source, dict) else {}
@@ -279,10 +279,20 @@ def _execute(plan):
     done = len(plan.scans) - len(plan.todo)
     if done:
         print(f"{done} of {len(plan.scans)} scans are done already and are kept")
-    failed = False
-    if plan.todo:
+    failed, held, todo = False, [], plan.todo
+    if todo:
         make_writable(settings.work_dir)
-    for scans in _batches(plan.todo, max(SCANS_AT_ONCE, 8 * settings.nprocs)):
+        held, busy = lock_participants(
+            settings.work_dir, dict.fromkeys(scan.participant for scan in todo)
+        )
+        for participant in busy:
+            print(
+                f"sub-{participant} is being processed by another run with the work folder "
+                f"{settings.work_dir}: it is left to that run.",
+                file=sys.stderr,
+            )
+        todo = [scan for scan in todo if scan.participant not in busy]
+    for scans in _batches(todo, max(SCANS_AT_ONCE, 8 * settings.nprocs)):
         from bh_bids.workflows.base import init_bh_bids_wf, scan_wf_name
 
         workflow = init_bh_bids_wf(settings=settings, scans=scans, model=plan.model, keys=plan.keys)
@@ -294,6 +304,8 @@ def _execute(plan):
             _clean_workdir(plan, scans)
         if failed and settings.stop_on_first_crash:
             break
+    for lock in held:
+        lock.close()
     code = write_reports(plan)
     return EX_FAILED if failed else code
 

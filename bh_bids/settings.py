@@ -48,6 +48,7 @@ class Settings:
     bids_database_dir: Path | None = None
     skip_bids_validation: bool = False
     derivatives: dict = field(default_factory=dict)
+    lesion_roi: Path | None = None
     anat_only: bool = False
     model: str = "default"
     method: str = METHODS[0]
@@ -98,7 +99,7 @@ class Settings:
         return tomli_w.dumps(values)
 
 
-_PATHS = {"bids_dir", "output_dir", "work_dir", "bids_database_dir", "use_plugin"}
+_PATHS = {"bids_dir", "output_dir", "work_dir", "bids_database_dir", "lesion_roi", "use_plugin"}
 _TUPLES = {"participant_label", "session_label", "output_spaces", "comparators", "simulate_gaps"}
 _ANNOTATIONS = {item.name: getattr(item.type, "__name__", item.type) for item in fields(Settings)}
 

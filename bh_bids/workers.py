@@ -5,6 +5,8 @@ out; Python's own takes the steps of all its workers to be lost when one is.
 """
 
 import multiprocessing
+import os
+import threading
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -85,13 +87,30 @@ class SturdyMultiProcPlugin(MultiProcPlugin):
         for pool in self._idle:
             pool.shutdown()
 
+    def kill_workers(self):
+        """End the running steps; what they have written so far lies under no final name."""
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
     def _new_pool(self):
         return ProcessPoolExecutor(
             max_workers=1,
-            initializer=process_initializer,
+            initializer=_start_worker,
             initargs=(self._cwd,),
             mp_context=multiprocessing.get_context(self.plugin_args.get("mp_context")),
         )
+
+
+def _start_worker(folder):
+    """Set a worker up: it ends with the process that started it, however that ends."""
+    parent = multiprocessing.parent_process()
+
+    def follow():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    process_initializer(folder)
 
 
 def _run_step(node, updatehash, taskid):

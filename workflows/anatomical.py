@@ -34,11 +34,13 @@ def init_anatomical_wf(*, scan, settings, model, name="anatomical_wf"):
         Composite transforms between the scan and the model's space.
     preproc, preproc_mask
         Bias-corrected brain and its mask on the model's grid.
+    lesion
+        Lesion mask on the model's grid; not there without one.
     """
     import nipype.pipeline.engine as pe
     from nipype.interfaces.utility import IdentityInterface
 
-    from bh_bids.derivatives import find_precomputed
+    from bh_bids.derivatives import find_lesion, find_precomputed
     from bh_bids.flow.config import FlowConfig
     from bh_bids.interfaces import anatomical as anat
     from bh_bids.memory import step_gb
@@ -48,7 +50,7 @@ def init_anatomical_wf(*, scan, settings, model, name="anatomical_wf"):
     def step(interface, name):
         return pe.Node(interface, name=name, mem_gb=step_gb(name, scan))
 
-    conform = step(anat.ConformT1w(in_file=str(scan.path)), "conform")
+    conform = step(anat.ConformT1w(in_file=str(scan.path), notes=list(scan.problems)), "conform")
     brain = step(
         anat.ExtractBrain(
             mode=settings.skull_strip_t1w, seed=settings.random_seed, sloppy=settings.sloppy
@@ -65,6 +67,9 @@ def init_anatomical_wf(*, scan, settings, model, name="anatomical_wf"):
     resample = step(
         anat.ResampleToModel(shape=list(config.shape), affine=config.affine.tolist()), "resample"
     )
+    lesion = find_lesion(scan, settings.lesion_roi)
+    if lesion:
+        correct.inputs.lesion = resample.inputs.lesion = str(lesion)
     outputs = pe.Node(
         IdentityInterface(
             [
@@ -76,6 +81,7 @@ def init_anatomical_wf(*, scan, settings, model, name="anatomical_wf"):
                 "from_space",
                 "preproc",
                 "preproc_mask",
+                "lesion",
             ]  # fmt: skip
         ),
         name="outputnode",
@@ -96,4 +102,6 @@ def init_anatomical_wf(*, scan, settings, model, name="anatomical_wf"):
         (register, outputs, [("to_space", "to_space"), ("from_space", "from_space")]),
         (resample, outputs, [("out_file", "preproc"), ("out_mask", "preproc_mask")]),
     ])  # fmt: skip
+    if lesion:
+        workflow.connect(resample, "out_lesion", outputs, "lesion")
     return workflow

@@ -145,6 +145,7 @@ def init_scan_wf(scan, settings, model, key):
     """
     import nipype.pipeline.engine as pe
 
+    from bh_bids.derivatives import find_lesion
     from bh_bids.interfaces.anatomical import MaskOnGrid
     from bh_bids.memory import step_gb
 
@@ -176,6 +177,8 @@ def init_scan_wf(scan, settings, model, key):
     harmonization = init_harmonization_wf(**common)
     brain = ("preproc", "preproc_mask", "corrected", "mask", "to_space", "details")
     wire(anatomical, harmonization, *brain)
+    if find_lesion(scan, settings.lesion_roi):
+        wire(anatomical, harmonization, "lesion")
     wire(anatomical, outputs, "details")
     wire(harmonization, outputs, "harmonized", "native", "result", "metrics", "trace")
     wire(harmonization, figures, "harmonized", "result")

@@ -22,6 +22,8 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
     ------
     preproc, preproc_mask
         Brain and its mask on the model's grid.
+    lesion
+        Lesion mask on the model's grid, if there is one.
     corrected, mask
         Bias-corrected scan and brain mask on the scan's grid.
     to_space
@@ -49,7 +51,9 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
 
     on_gpu = settings.device.startswith("cuda")
     inputs = pe.Node(
-        IdentityInterface(["preproc", "preproc_mask", "corrected", "mask", "to_space", "details"]),
+        IdentityInterface(
+            ["preproc", "preproc_mask", "lesion", "corrected", "mask", "to_space", "details"]
+        ),
         name="inputnode",
     )
     harmonize = pe.Node(
@@ -85,7 +89,9 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
     )
     workflow = pe.Workflow(name=name)
     workflow.connect([
-        (inputs, harmonize, [("preproc", "in_file"), ("preproc_mask", "mask")]),
+        (inputs, harmonize, [
+            ("preproc", "in_file"), ("preproc_mask", "mask"), ("lesion", "lesion"),
+        ]),
         (inputs, native, [
             ("corrected", "native"), ("mask", "mask"), ("to_space", "transform"),
             ("preproc", "source"),

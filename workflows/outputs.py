@@ -1,6 +1,12 @@
 """All that is written to the output folder by the workflows."""
 
-from bh_bids.derivatives import HARMONIZATION_FIGURES, RESOLUTION, VIEWER, image_sidecar
+from bh_bids.derivatives import (
+    HARMONIZATION_FIGURES,
+    RESOLUTION,
+    VIEWER,
+    image_sidecar,
+    provenance,
+)
 
 
 def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
@@ -38,6 +44,7 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
 
     space = model["Config"]["space"]
     standard = dict(space=space, resolution="1")
+    origin = {"Provenance": provenance(scan, settings, model)}
     inputs = pe.Node(
         IdentityInterface(
             [
@@ -67,10 +74,10 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
         workflow.connect(inputs, source, node, "in_file")
         return node
 
-    _sink_anatomical(sink, scan, space, standard, key)
+    _sink_anatomical(sink, scan, space, standard, key, origin)
     if settings.anat_only:
         return workflow
-    columns = _dictionary(TRACE[settings.method])
+    columns = {**_dictionary(TRACE[settings.method]), **origin}
     sink("ds_trace", "trace", desc="trace", suffix="metrics", meta=columns)
     grids = [("harmonized", space, standard), ("native", "", {})]
     for source, grid_space, entities in grids:
@@ -87,14 +94,14 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
         node = sink(f"ds_{source}", source, desc="harmonized", suffix="T1w", **entities)
         workflow.connect(account, "meta_dict", node, "meta_dict")
     # Its sidecar's key says what the scan was done with; see bh_bids.derivatives.is_done.
-    done = {**_dictionary(METRICS), "ProvenanceKey": key}
+    done = {**_dictionary(METRICS), "ProvenanceKey": key, **origin}
     sink("ds_metrics", "metrics", desc="harmonization", suffix="metrics", meta=done)
     return workflow
 
 
-def _sink_anatomical(sink, scan, space, standard, key):
+def _sink_anatomical(sink, scan, space, standard, key, origin):
     """Sinks of brain masks, transforms and the preprocessed scan."""
-    mask = {"Type": "Brain", "Description": "Brain mask", "Sources": [scan.uri]}
+    mask = {"Type": "Brain", "Description": "Brain mask", "Sources": [scan.uri], **origin}
     sink("ds_mask", "mask", desc="brain", suffix="mask", meta=mask)
     standard_mask = {**mask, "SpatialReference": space, "Resolution": RESOLUTION}
     sink(
@@ -107,11 +114,19 @@ def _sink_anatomical(sink, scan, space, standard, key):
     )
     description = "Brain, bias-corrected and affinely registered, in the scan's own intensities"
     preproc = image_sidecar(scan, space=space, description=description)
-    preproc["ProvenanceKey"] = key
+    preproc |= {"ProvenanceKey": key, **origin}
     sink("ds_preproc", "preproc", desc="preproc", suffix="T1w", meta=preproc, **standard)
     for source, ends in (("to_space", ("T1w", space)), ("from_space", (space, "T1w"))):
         direction = {"from": ends[0], "to": ends[1]}
-        sink(f"ds_{source}", source, suffix="xfm", mode="image", extension=".h5", **direction)
+        sink(
+            f"ds_{source}",
+            source,
+            meta={"Sources": [scan.uri], **origin},
+            suffix="xfm",
+            mode="image",
+            extension=".h5",
+            **direction,
+        )
 
 
 def init_figures_wf(*, scan, settings, model, name="figures_wf"):
@@ -211,7 +226,7 @@ def _harmonized_sidecar(result, details, scan, settings, model, space):
     import json
     from pathlib import Path
 
-    from bh_bids.derivatives import file_sha256, harmonization_block, image_sidecar
+    from bh_bids.derivatives import harmonization_block, image_sidecar
 
     where = f"in {space} space" if space else "on the scan's own grid"
     block = harmonization_block(
@@ -219,7 +234,7 @@ def _harmonized_sidecar(result, details, scan, settings, model, space):
         model,
         json.loads(Path(result).read_text()),
         json.loads(Path(details).read_text()),
-        file_sha256(scan.path),
+        scan,
     )
     description = f"Brain harmonized to the target domain of model {model['Name']}, {where}"
     sidecar = image_sidecar(scan, description=description, space=space or None)

@@ -19,6 +19,9 @@ VOXEL_SIZE_RANGE = (0.2, 8.0)
 """Plausible voxel sizes in mm; outside it the header's units are wrong."""
 MAX_VOXELS = 1024**3
 """A larger header is refused before anything is allocated."""
+SATURATED = 1e-3
+"""A scan is saturated if more than this share of its bright voxels have the largest value, and more
+than have a value of the highest twentieth below it."""
 MAX_SHEAR = 1e-3
 """Largest cosine between two voxel axes: ITK's images cannot hold a sheared grid."""
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
@@ -64,6 +67,21 @@ def load_t1w(path):
         If the file cannot be read or holds no usable T1w volume; the message names the file, what
         is wrong with it, and what to do.
     """
+    image, warnings = _read_checked(path)
+    data = np.asanyarray(image.dataobj)
+    check_intensities(data, path)
+    warnings += saturation(data, path)
+    image = nib.as_closest_canonical(image)
+    return T1wImage(
+        volume=np.ascontiguousarray(image.get_fdata(dtype=np.float32)),
+        affine=image.affine,
+        path=Path(path),
+        warnings=tuple(warnings),
+    )
+
+
+def _read_checked(path):
+    """An image whose header was checked and whose data are in memory: 3-D, float32."""
     path = Path(path)
     image = open_nifti(path)
     warnings = check_header(image, path)
@@ -75,15 +93,7 @@ def load_t1w(path):
             f"{path} is truncated or damaged: its data cannot be read to their end. "
             "Copy or convert the file again."
         ) from None
-    data = data.reshape(data.shape[:3])
-    check_intensities(data, path)
-    image = nib.as_closest_canonical(nib.Nifti1Image(data, image.affine))
-    return T1wImage(
-        volume=np.ascontiguousarray(image.get_fdata(dtype=np.float32)),
-        affine=image.affine,
-        path=path,
-        warnings=tuple(warnings),
-    )
+    return nib.Nifti1Image(data.reshape(data.shape[:3]), image.affine), warnings
 
 
 def open_nifti(path):
@@ -108,6 +118,8 @@ def open_nifti(path):
         raise InputError(f"{path} does not exist." + (hint if path.is_symlink() else ""))
     if path.is_dir():
         raise InputError(f"{path} is a folder, where a NIfTI file was expected.")
+    if not path.is_file():
+        raise InputError(f"{path} is a pipe or a device, where a NIfTI file was expected.")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read: its permissions forbid it.")
     if path.stat().st_size == 0:
@@ -234,6 +246,31 @@ def check_intensities(data, path):
         raise InputError(f"{path} is blank: {what}.")
 
 
+def saturation(data, path):
+    """Tell of a scan whose bright end was cut off.
+
+    Parameters
+    ----------
+    data : numpy.ndarray, shape (x, y, z)
+    path : path-like
+        Named in the sentence.
+
+    Returns
+    -------
+    list of str
+        A sentence if more than one in a thousand of the voxels brighter than the mean have the
+        very largest value, and fewer come close to it.
+    """
+    largest = data.max()
+    bright, top = int((data > data.mean()).sum()), int((data == largest).sum())
+    if top <= max(SATURATED * bright, int((data > 0.95 * largest).sum()) - top):
+        return []
+    return [
+        f"{Path(path).name}: {top} voxels have its largest value, {largest:g}: its bright end "
+        "was cut off."
+    ]
+
+
 def read_ras(path):
     """Read an image that this program wrote, on RAS axes.
 
@@ -277,6 +314,35 @@ def load_mask(path, shape, affine):
             "resample it, or leave out --derivatives."
         )
     return image.volume > 0.5
+
+
+def load_lesion(path, shape, affine):
+    """Read a lesion mask of a scan; it may be empty.
+
+    Parameters
+    ----------
+    path : path-like
+    shape : tuple of int
+        Of the scan on RAS axes.
+    affine : numpy.ndarray, shape (4, 4)
+        Of the scan on RAS axes.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape ``shape``
+
+    Raises
+    ------
+    InputError
+        If the mask cannot be read or does not lie on the scan's grid.
+    """
+    image = nib.as_closest_canonical(_read_checked(path)[0])
+    if image.shape != tuple(shape) or not np.allclose(image.affine, affine, atol=1e-2):
+        raise InputError(
+            f"The lesion mask {path} does not lie on the grid of its T1w scan: resample it, or "
+            "take it away."
+        )
+    return image.get_fdata(dtype=np.float32) > 0.5
 
 
 def save_nifti(volume, affine, path, dtype=np.float32, code=1):

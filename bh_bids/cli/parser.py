@@ -118,6 +118,9 @@ def _add_anatomy(group):
     add("--skull-strip-t1w", choices=("auto", "skip", "force"),
         help="skip: scans are skull-stripped already; force: extract the brain anyway; auto: look "
         "(default)")  # fmt: skip
+    completed(add("--lesion-roi", "--lesion_roi", type=Path, metavar="DIR",
+        help="folder with lesion masks, sub-01/anat/sub-01_label-lesion_roi.nii.gz; nothing is "
+        "estimated inside them (default: those beside the scans)"), DIRECTORY)  # fmt: skip
     add("--anat-only", action="store_true",
         help="stop before harmonization: what bh-model train takes as a target domain's scans"
         )  # fmt: skip
@@ -267,6 +270,10 @@ def _checked_values(values):
             if not path.is_dir():
                 raise InputError(f"The derivatives folder {path} does not exist.")
         values["derivatives"] = folders
+    if values.get("lesion_roi") is not None:
+        values["lesion_roi"] = Path(values["lesion_roi"]).absolute()
+        if not values["lesion_roi"].is_dir():
+            raise InputError(f"The folder of lesion masks {values['lesion_roi']} does not exist.")
     return values
 
 

@@ -2,11 +2,17 @@
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 
 from ..errors import BHError
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM), as schedulers do when time is up."""
 
 
 def main(argv=None):
@@ -20,11 +26,14 @@ def main(argv=None):
     Returns
     -------
     int
-        0 all went well; 1 something failed; 70 no workflow could be built. Wrong usage exits
-        with 2.
+        0 all went well; 1 something failed; 70 no workflow could be built; 130 interrupted; 143
+        terminated. Wrong usage exits with 2.
     """
     from .parser import parse
 
+    # Python lets only its first thread take signals.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         settings, action = parse(argv)
         prepare_environment(settings)
@@ -34,9 +43,17 @@ def main(argv=None):
     except BHError as error:
         print(f"bh-bids: error: {error}", file=sys.stderr)
         return 1
+    except Terminated:
+        print("bh-bids: terminated; the same command goes on from here", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("bh-bids: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _terminate(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+    raise Terminated
 
 
 def prepare_environment(settings):

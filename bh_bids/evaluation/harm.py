@@ -234,10 +234,35 @@ def lesion_contrast_kept(truth, image, labels, mask, rim=3):
     InputError
         If shapes differ, or there is no lesion with surroundings.
     """
+    contrasts = lesion_contrasts(truth, image, labels, mask, rim)
+    if not contrasts:
+        raise InputError("There is no lesion with surroundings to measure its contrast by.")
+    return float(np.mean([after / before if before else np.nan for before, after in contrasts]))
+
+
+def lesion_contrasts(truth, image, labels, mask, rim=3):
+    """Relative contrast of each lesion to its surroundings, in two volumes.
+
+    Parameters
+    ----------
+    truth, image, labels, mask, rim
+        As of :func:`lesion_contrast_kept`.
+
+    Returns
+    -------
+    list of (float, float)
+        (lesion - surroundings) over surroundings in the truth and in the image, of each lesion
+        that has surroundings.
+
+    Raises
+    ------
+    InputError
+        If shapes differ.
+    """
     from scipy.ndimage import binary_dilation, find_objects
 
     _masked(truth, image, mask)
-    kept = []
+    found = []
     for number, place in enumerate(find_objects(labels), start=1):
         if place is None:
             continue
@@ -252,7 +277,5 @@ def lesion_contrast_kept(truth, image, labels, mask, rim=3):
         for volume in (truth[box], image[box]):
             inner, outer = (float(np.mean(volume[r], dtype=np.float64)) for r in (lesion, around))
             contrasts.append(inner / outer - 1 if outer else np.nan)
-        kept.append(contrasts[1] / contrasts[0] if contrasts[0] else np.nan)
-    if not kept:
-        raise InputError("There is no lesion with surroundings to measure its contrast by.")
-    return float(np.mean(kept))
+        found.append(tuple(contrasts))
+    return found

@@ -34,6 +34,15 @@ METRICS = {
     "for a target scan; method map",
     "noise_sigma": "Standard deviation of the noise found, target units; method map",
     "brain_volume_ml": "Volume of the brain mask in ml, on the scan's own grid",
+    "ncc_target": "Correlation of the source with the target domain's mean inside the brain",
+    "edges_lost": "Share of the source's edges that are not in the result, in the worst cube of 15 "
+    "voxels",
+    "edges_invented": "Share of the result's edges that are not in the source, in the worst cube",
+    "local_ncc": "Local correlation of source and result that 1 % of the places with structure "
+    "stay below",
+    "clipped_voxels": "Voxels of the brain that were negative in the source or became 0",
+    "lesion_contrast_before": "Contrast of the lesion to its surroundings in the source",
+    "lesion_contrast_after": "The same in the result",
     "guards": "What a reader should look at, separated by |",
 }
 _VERDICT = {
@@ -65,9 +74,24 @@ _MEASURED = (
     ("contrast_unlikeness", "Contrast", "Unlikeness"),
     ("noise_sigma", "Noise", "Sigma"),
 )
+_STRUCTURE = (
+    ("edges_lost", "EdgesLost"),
+    ("edges_invented", "EdgesInvented"),
+    ("local_ncc", "LocalNCC"),
+)
 
 
-def summarize(source, harmonized, mask, *, trace, target_modes, decisions=None):
+def summarize(
+    source,
+    harmonized,
+    mask,
+    *,
+    trace,
+    target_modes,
+    decisions=None,
+    found=None,
+    brain_volume_ml=None,
+):
     """Metrics of one harmonized scan.
 
     Parameters
@@ -81,6 +105,12 @@ def summarize(source, harmonized, mask, *, trace, target_modes, decisions=None):
         ``CSF``, ``GM``, ``WM`` in target units.
     decisions : dict, optional
         What the method's stages found.
+    found : dict, optional
+        ``contrast``, ``structure``, ``clipping`` and ``lesion`` of
+        :class:`bh_bids.harmonization.HarmonizationResult`.
+
+    brain_volume_ml : float, optional
+        Of the brain mask, on the scan's own grid.
 
     Returns
     -------
@@ -101,6 +131,18 @@ def summarize(source, harmonized, mask, *, trace, target_modes, decisions=None):
             row[f"{tissue.lower()}_mode_{when}"] = found.get(tissue)
     for column, stage, figure in _MEASURED:
         row[column] = (decisions or {}).get(stage, {}).get(figure)
+    row["brain_volume_ml"] = brain_volume_ml
+    found = found or {}
+    structure, clipped, lesion = (
+        found.get(name) or {} for name in ("structure", "clipping", "lesion")
+    )
+    row["ncc_target"] = found.get("contrast")
+    for column, figure in _STRUCTURE:
+        row[column] = structure.get(figure)
+    cut = [clipped.get(name) for name in ("SourceNegative", "ResultZero")]
+    row["clipped_voxels"] = None if None in cut else sum(cut)
+    row["lesion_contrast_before"] = lesion.get("ContrastBefore")
+    row["lesion_contrast_after"] = lesion.get("ContrastAfter")
     return row
 
 

@@ -9,6 +9,8 @@ from ..errors import ModelError
 
 # What the conditioners may see besides their own channels, in the order of the context's maps.
 CONDITIONS = ("mask", "previous", "mean", "noise")
+# No brain needs a larger grid: a description that asks for one is damaged or hostile.
+MOST_VOXELS_ALONG = 1024
 _MINIMA = {"levels": 1, "steps": 1, "hidden_channels": 1, "blocks": 1, "bins": 2, "bits": 1}
 
 
@@ -110,12 +112,17 @@ class FlowConfig:
         sides = _as_tuple(self.slice_shape)
         if len(sides) != 2 or not all(_is_integer(n) and n > 0 for n in sides):
             raise ModelError(_out_of_range(self, "slice_shape", "two positive integers"))
+        if not _is_integer(self.slices) or self.slices < 1:
+            raise ModelError(_out_of_range(self, "slices", "a positive integer"))
+        if max(*sides, self.slices) > MOST_VOXELS_ALONG:
+            raise ModelError(
+                f"The model's Config has a grid of {(*sides, self.slices)} voxels: no side may "
+                f"have more than {MOST_VOXELS_ALONG}."
+            )
         if any(n % self.side_multiple for n in sides):
             raise ModelError(
                 _out_of_range(self, "slice_shape", f"two multiples of {self.side_multiple}")
             )
-        if not _is_integer(self.slices) or self.slices < 1:
-            raise ModelError(_out_of_range(self, "slices", "a positive integer"))
         for name in ("voxel_size", "origin"):
             values = _as_tuple(getattr(self, name))
             if len(values) != 3 or not all(_is_number(v) for v in values):

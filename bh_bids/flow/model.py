@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import io
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -152,6 +154,13 @@ def load_model(name_or_path="default", device="cpu"):
     digest = hashlib.sha256(weights).hexdigest()
     if digest != metadata.get("WeightsSHA256"):
         raise ModelError(_tampered(folder / WEIGHTS))
+    # Each residual block has a filter per pair of hidden channels: less cannot be all weights.
+    held = sum(tensor.numel() for tensor in _tensors(weights, folder / WEIGHTS).values())
+    if config.levels * config.steps * config.blocks * config.hidden_channels**2 > held:
+        raise ModelError(
+            f"The Config in {folder / DESCRIPTION} asks for a larger network than {WEIGHTS} holds: "
+            "copy or train the model again."
+        )
     flow = TargetFlow(config)
     load_weights(flow, weights, folder / WEIGHTS)
     flow.eval().requires_grad_(False)
@@ -247,10 +256,7 @@ def load_weights(flow, weights, source):
         If the bytes are no safetensors file, its tensors have other names or shapes than the
         flow's, or hold NaN or infinity.
     """
-    try:
-        state = load_safetensors(weights)
-    except Exception as error:
-        raise ModelError(f"{source} cannot be read as safetensors: {error}") from None
+    state = _tensors(weights, source)
     expected = flow.state_dict()
     if set(state) != set(expected):
         raise ModelError(
@@ -265,6 +271,13 @@ def load_weights(flow, weights, source):
             )
     _check_finite(state, source)
     flow.load_state_dict(state)
+
+
+def _tensors(weights, source):
+    try:
+        return load_safetensors(weights)
+    except Exception as error:
+        raise ModelError(f"{source} cannot be read as safetensors: {error}") from None
 
 
 def _read_bytes(path):
@@ -295,7 +308,12 @@ def _read_mean(path, config, digest):
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise ModelError(_tampered(path))
     try:
-        image = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+        # A few packed bytes can become any number: no more are unpacked than a mean can have.
+        with gzip.open(io.BytesIO(content)) as stream:
+            unpacked = stream.read(8 * math.prod(config.shape) + 65_536)
+        image = nib.Nifti1Image.from_bytes(unpacked)
+        if image.shape != config.shape:
+            raise ValueError(f"its shape is {image.shape}, not the grid's {config.shape}")
         mean = np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:
         raise ModelError(f"{path} cannot be read: {error}") from None

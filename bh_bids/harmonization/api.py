@@ -9,8 +9,16 @@ from ..errors import ModelError
 from ..intensity import to_target_units
 from ..mapping.mapping import Mapping, straight_mapping
 from .device import resolve_device
-from .guards import contrast_guard, usable_volume
+from .guards import (
+    clipping,
+    contrast_guard,
+    finite_or_before,
+    lesion_guard,
+    usable_lesion,
+    usable_volume,
+)
 from .solvers import Problem, get_solver, make_parameters
+from .structure import structure_figures, structure_guards
 
 
 @dataclass
@@ -43,6 +51,12 @@ class HarmonizationResult:
         Whether each stage of the method was applied, and on what figures.
     contrast : float
         Correlation of the source with the target domain's mean inside the brain.
+    structure : dict
+        What became of the brain's structure: :func:`.structure.structure_figures`.
+    clipping : dict of str to int
+        Voxels of the brain that were cut off: :func:`.guards.clipping`.
+    lesion : dict
+        Of the lesion, if its mask was given: :func:`.guards.lesion_guard`.
     """
 
     volume: np.ndarray
@@ -60,10 +74,22 @@ class HarmonizationResult:
     mapping: Mapping | None = None
     decisions: dict = field(default_factory=dict)
     contrast: float = float("nan")
+    structure: dict = field(default_factory=dict)
+    clipping: dict = field(default_factory=dict)
+    lesion: dict = field(default_factory=dict)
 
 
 def harmonize(
-    volume, mask, model, *, method="map", device="auto", seed=0, progress=None, **parameters
+    volume,
+    mask,
+    model,
+    *,
+    method="map",
+    device="auto",
+    seed=0,
+    progress=None,
+    lesion=None,
+    **parameters,
 ):
     """Harmonize one T1w volume to a model's target domain.
 
@@ -84,6 +110,8 @@ def harmonize(
         Of whatever the method draws.
     progress : callable, optional
         Called as ``progress(iteration, iterations, record)`` after each iteration.
+    lesion : array_like of bool, shape (x, y, z), optional
+        Lesions: they are harmonized, but nothing is estimated from them.
     **parameters
         Of the method: :class:`bh_bids.harmonization.map.MapParameters` or
         :class:`bh_bids.harmonization.paper.PaperParameters`.
@@ -109,8 +137,9 @@ def harmonize(
         model.require_calibrated()
     target_scale = _target_scale(model)
     volume, mask, guards = usable_volume(volume, mask, model)
-    source, source_scale = to_target_units(volume, mask)
-    contrast, doubts = contrast_guard(source, mask, model)
+    lesion = usable_lesion(lesion, mask)
+    source, source_scale = to_target_units(volume, mask, left_out=lesion)
+    contrast, doubts = contrast_guard(source, mask if lesion is None else mask & ~lesion, model)
     problem = Problem(
         source=np.maximum(source, 0),
         mask=mask,
@@ -118,12 +147,17 @@ def harmonize(
         device=place,
         seed=seed,
         progress=progress,
+        left_out=lesion,
     )
     # The fastest convolution may differ from run to run; the same bytes are promised.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         solution = solver.solve(problem, settings)
+    harmonized, mended = finite_or_before(solution, problem)
+    mapping = solution.mapping or straight_mapping(problem.source, harmonized, mask)
+    structure = structure_figures(problem.source, harmonized, mask)
+    lesions, changed = lesion_guard(problem.source, harmonized, mask, lesion)
     return HarmonizationResult(
-        volume=solution.volume * np.float32(target_scale),
+        volume=harmonized * np.float32(target_scale),
         scaled_source=source,
         source_scale=source_scale,
         target_scale=target_scale,
@@ -134,10 +168,20 @@ def harmonize(
         seed=seed,
         converged=solution.converged,
         iterations=solution.iterations,
-        guards=[*guards, *doubts, *solution.guards],
-        mapping=solution.mapping or straight_mapping(problem.source, solution.volume, mask),
+        guards=[
+            *guards,
+            *doubts,
+            *solution.guards,
+            *mended,
+            *structure_guards(structure),
+            *changed,
+        ],
+        mapping=mapping,
         decisions=solution.decisions,
         contrast=contrast,
+        structure=structure,
+        clipping=clipping(source, harmonized, mask, mapping),
+        lesion=lesions,
     )
 
 

@@ -1,8 +1,9 @@
-"""What must be refused or said before a volume is harmonized."""
+"""What must be refused, mended or said of a volume, before and after it is harmonized."""
 
 import numpy as np
 
 from ..errors import InputError
+from ..evaluation.harm import lesion_contrasts
 from ..evaluation.similarity import ncc
 
 # Correlation of the source with the target's mean volume inside the brain, after registration.
@@ -14,6 +15,10 @@ DOUBTFUL_BELOW = 0.4
 # The share of non-finite voxels inside the mask that is mended, not refused.
 MENDABLE = 0.05
 COMMON_BRAIN = 0.05
+# A lesion's contrast to its surroundings may be multiplied by this: a map of intensities that
+# undoes a scanner's contrast changes it, too.
+LESION_KEPT = (0.5, 2.0)
+MOST_LESION = 0.5
 
 
 def usable_volume(volume, mask, model):
@@ -106,3 +111,134 @@ def contrast_guard(source, mask, model):
             "inside the brain): check its contrast, brain mask and registration."
         ]
     return correlation, []
+
+
+def usable_lesion(lesion, mask):
+    """Check a lesion mask.
+
+    Parameters
+    ----------
+    lesion : array_like of bool, shape (x, y, z), or None
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask.
+
+    Returns
+    -------
+    numpy.ndarray of bool or None
+        The lesion's voxels in the brain; None if there are none.
+
+    Raises
+    ------
+    InputError
+        If the mask lies on another grid, or hardly leaves a brain to estimate anything from.
+    """
+    if lesion is None:
+        return None
+    lesion = np.asarray(lesion).astype(bool)
+    if lesion.shape != mask.shape:
+        raise InputError(
+            f"The lesion mask has shape {lesion.shape}, the brain mask {mask.shape}: resample it."
+        )
+    lesion = lesion & mask
+    if not lesion.any():
+        return None
+    if lesion.sum() > MOST_LESION * mask.sum():
+        raise InputError(
+            f"The lesion mask covers {lesion.sum() / mask.sum():.0%} of the brain: too little is "
+            "left to tell the scan's contrast from. Check that it is no brain mask."
+        )
+    return lesion
+
+
+def lesion_guard(source, harmonized, mask, lesion):
+    """What became of a lesion's contrast to its surroundings.
+
+    Parameters
+    ----------
+    source, harmonized : numpy.ndarray, shape (x, y, z)
+        Target units.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask.
+    lesion : numpy.ndarray of bool, shape (x, y, z), or None
+
+    Returns
+    -------
+    found : dict
+        ``Voxels``, ``ContrastBefore`` and ``ContrastAfter`` ((lesion - surroundings) over
+        surroundings, of the whole lesion; None without surroundings); empty without a lesion.
+    guards : list of str
+    """
+    if lesion is None:
+        return {}, []
+    found = {"Voxels": int(lesion.sum()), "ContrastBefore": None, "ContrastAfter": None}
+    pairs = lesion_contrasts(source, harmonized, lesion.astype(np.uint8), mask)
+    if not pairs or not np.isfinite(pairs[0]).all():
+        return found, []
+    before, after = map(float, pairs[0])
+    found.update(ContrastBefore=round(before, 4), ContrastAfter=round(after, 4))
+    if before and not LESION_KEPT[0] <= after / before <= LESION_KEPT[1]:
+        return found, [
+            f"The lesion's contrast to its surroundings changed from {before:.0%} to {after:.0%}: "
+            "compare before and after in the viewer."
+        ]
+    return found, []
+
+
+def finite_or_before(solution, problem):
+    """A solution's volume; where a slice is not finite, the slice as it was before.
+
+    Parameters
+    ----------
+    solution : bh_bids.harmonization.solvers.Solution
+    problem : bh_bids.harmonization.solvers.Problem
+
+    Returns
+    -------
+    volume : numpy.ndarray of float32, shape (x, y, z)
+        Finite. A slice that was not is that of the mapped source where the method has a mapping,
+        and else the source's.
+    guards : list of str
+    """
+    volume = solution.volume
+    bad = np.flatnonzero(~np.isfinite(volume).all(axis=(0, 1)))
+    if not bad.size:
+        return volume, []
+    before = problem.source
+    if solution.mapping is not None:
+        mapped = solution.mapping(before, solution.mapping.log_field())
+        before = np.where(problem.mask & np.isfinite(mapped), mapped, before)
+    volume = volume.copy()
+    volume[:, :, bad] = before[:, :, bad]
+    shown = ", ".join(map(str, bad[:20])) + (", ..." if bad.size > 20 else "")
+    return volume, [
+        f"In {bad.size} slices the method gave no usable values, and they stay as they were before "
+        f"its last step: k = {shown}."
+    ]
+
+
+def clipping(source, harmonized, mask, mapping):
+    """Voxels of the brain whose values were cut off, or lay beyond what the method knows.
+
+    Parameters
+    ----------
+    source : numpy.ndarray, shape (x, y, z)
+        Target units, before negative values were set to 0.
+    harmonized : numpy.ndarray, shape (x, y, z)
+    mask : numpy.ndarray of bool, shape (x, y, z)
+    mapping : bh_bids.mapping.mapping.Mapping
+
+    Returns
+    -------
+    dict of str to int
+        ``SourceNegative``: below 0 in the source, taken as 0; ``ResultZero``: above 0 in the
+        source and 0 in the result; ``BeyondMap``: brighter than the intensity map's last knot,
+        where the map is continued.
+    """
+    inside, after = source[mask], harmonized[mask]
+    field = mapping.log_field()
+    told = np.maximum(inside, 0) * (1 if field is None else np.exp(-field[mask]))
+    return {
+        "SourceNegative": int((inside < 0).sum()),
+        "ResultZero": int(((inside > 0) & (after <= 0)).sum()),
+        "BeyondMap": int((told > mapping.intensity_map.knots_in[-1]).sum()),
+    }

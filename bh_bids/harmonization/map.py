@@ -151,6 +151,7 @@ class _Run:
         self.box = SliceBox(problem.mask, model.config.side_multiple)
         self.mask, self.mean = self._stack(problem.mask), self._stack(model.mean)
         self.lattice = Lattice(problem.source.shape, model.config.voxel_size)
+        self.telling = problem.telling
         self.shift, self.coverage = regional_shift(
             self.lattice(problem.source) > 0,
             self.lattice,
@@ -181,7 +182,7 @@ class _Run:
         if not self.parameters.bias:
             self.decisions["Bias"] = {"Applied": False, "Reason": "switched off"}
             return source
-        lattice, values = self.lattice, self.lattice(source)
+        lattice, values = self.lattice, self.lattice(np.where(self.telling, source, 0))
         found, power = standard_field(values, lattice, calibration.histograms, self.quantiles)
         found = found - calibration.null_field
         spread = field_spread(found, lattice, values > 0) if (values > 0).any() else 0.0
@@ -206,11 +207,11 @@ class _Run:
     def map_intensities(self, flat):
         """Bring the brain's quantiles to those that the target would have given it."""
         mask, calibration = self.problem.mask, self.calibration
-        own = brain_quantiles(flat[mask])
+        own = brain_quantiles(flat[self.telling])
         matched_map = map_between(own, self.quantiles)
         matched = np.where(mask, matched_map(flat), 0)
         self._judge_noise(matched)
-        scale = float(np.quantile(flat[mask], 0.99))
+        scale = float(np.quantile(flat[self.telling], 0.99))
         change, ruler = self._own_contrast(matched)
         told = ruler["Weight"]
         unlikeness = (1 - told) * calibration.unlikeness(own / scale - self.shift)
@@ -249,7 +250,7 @@ class _Run:
         calibration, ruler = self.calibration, self.calibration.ruler
         if not self.parameters.ruler:
             return np.zeros_like(self.quantiles), {"Weight": 0.0, "Reason": "switched off"}
-        profile, sharpness = texture_profile(matched, self.problem.mask, calibration.quantiles)
+        profile, sharpness = texture_profile(matched, self.telling, calibration.quantiles)
         mean, deviation = calibration.sharpness
         unsharp = abs(sharpness - mean) / deviation
         distance = ruler.distance(profile)
@@ -297,7 +298,7 @@ class _Run:
         cleaned = np.where(mask, np.maximum(cleaned, 0), 0)
         if self.expected is not None:
             # Without its noise the brain's histogram is another.
-            cleaned = map_between(brain_quantiles(cleaned[mask]), self.expected)(cleaned)
+            cleaned = map_between(brain_quantiles(cleaned[self.telling]), self.expected)(cleaned)
         cleaned = np.where(mask, cleaned, 0).astype(np.float32)
         self.verdict("noise", cleaned)
         return cleaned

@@ -19,6 +19,8 @@ class Problem:
         Source volume, 0 outside the mask, finite.
     mask : numpy.ndarray of bool, shape (x, y, z)
         Brain mask.
+    left_out : numpy.ndarray of bool, shape (x, y, z), or None
+        Voxels that are harmonized, but from which nothing is estimated: lesions.
     model : TargetModel
         Its flow already lies on ``device``.
     device : torch.device
@@ -34,6 +36,12 @@ class Problem:
     device: Any
     seed: int = 0
     progress: Callable | None = None
+    left_out: np.ndarray | None = None
+
+    @property
+    def telling(self):
+        """The brain's voxels that things are estimated from."""
+        return self.mask if self.left_out is None else self.mask & ~self.left_out
 
     def report(self, iteration, iterations, record):
         """Tell the caller how far the solver is."""

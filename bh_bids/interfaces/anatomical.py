@@ -16,11 +16,12 @@ from nipype.interfaces.base import (
 
 class _ConformInputSpec(BaseInterfaceInputSpec):
     in_file = File(mandatory=True, desc="T1w image as in the dataset")
+    notes = traits.List(traits.Str, desc="what was noticed before")
 
 
 class _ConformOutputSpec(TraitedSpec):
     out_file = File(desc="checked image on RAS axes, float32")
-    warnings = traits.List(traits.Str, desc="what was noticed in the header")
+    warnings = traits.List(traits.Str, desc="what was noticed, the notes first")
 
 
 class ConformT1w(SimpleInterface):
@@ -35,7 +36,8 @@ class ConformT1w(SimpleInterface):
         image = load_t1w(self.inputs.in_file)
         out = Path(runtime.cwd) / "conformed.nii.gz"
         save_nifti(image.volume, image.affine, out)
-        self._results.update(out_file=str(out), warnings=list(image.warnings))
+        notes = self.inputs.notes if isdefined(self.inputs.notes) else []
+        self._results.update(out_file=str(out), warnings=[*notes, *image.warnings])
         return runtime
 
 
@@ -86,9 +88,14 @@ class ExtractBrain(SimpleInterface):
         return runtime
 
 
+_LESION = "lesion mask as in the dataset, on any axes: nothing is estimated there"
+
+
 class _CorrectInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
+    # Not checked when the workflow is built: one missing file must not stop the others.
+    lesion = File(desc=_LESION)
 
 
 class _OneFileOutputSpec(TraitedSpec):
@@ -96,17 +103,20 @@ class _OneFileOutputSpec(TraitedSpec):
 
 
 class CorrectBias(SimpleInterface):
-    """N4 inside the brain mask."""
+    """N4 inside the brain mask, lesions left out."""
 
     input_spec = _CorrectInputSpec
     output_spec = _OneFileOutputSpec
 
     def _run_interface(self, runtime):
         from ..anatomy.bias import n4_bias_field
-        from ..anatomy.images import read_ras, save_nifti
+        from ..anatomy.images import load_lesion, read_ras, save_nifti
 
         volume, affine = read_ras(self.inputs.in_file)
         mask = read_ras(self.inputs.mask)[0] > 0
+        if isdefined(self.inputs.lesion):
+            healthy = mask & ~load_lesion(self.inputs.lesion, volume.shape, affine)
+            mask = healthy if healthy.any() else mask
         out = Path(runtime.cwd) / "corrected.nii.gz"
         save_nifti(volume / n4_bias_field(volume, affine, mask), affine, out)
         self._results["out_file"] = str(out)
@@ -150,6 +160,7 @@ class _ResampleInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="bias-corrected image")
     mask = File(exists=True, mandatory=True)
     transform = File(exists=True, mandatory=True, desc="from the scan to the model's space")
+    lesion = File(desc=_LESION)
     shape = traits.List(traits.Int, mandatory=True, desc="of the model's grid")
     affine = traits.List(traits.List(traits.Float), mandatory=True, desc="of the model's grid")
 
@@ -157,6 +168,7 @@ class _ResampleInputSpec(BaseInterfaceInputSpec):
 class _ResampleOutputSpec(TraitedSpec):
     out_file = File(desc="brain on the model's grid")
     out_mask = File(desc="its mask")
+    out_lesion = File(desc="lesion mask on the model's grid, if one was given")
 
 
 class ResampleToModel(SimpleInterface):
@@ -167,8 +179,9 @@ class ResampleToModel(SimpleInterface):
 
     def _run_interface(self, runtime):
         from ..anatomy.fit import to_model_grid
-        from ..anatomy.images import read_ras, save_nifti
+        from ..anatomy.images import load_lesion, read_ras, save_nifti
         from ..anatomy.registration import image_matrix
+        from ..anatomy.resampling import resample
 
         volume, affine = read_ras(self.inputs.in_file)
         mask = read_ras(self.inputs.mask)[0] > 0
@@ -182,6 +195,11 @@ class ResampleToModel(SimpleInterface):
             out_file=str(save_nifti(moved, grid, folder / "preproc.nii.gz", code=4)),
             out_mask=str(save_nifti(moved_mask, grid, folder / "mask.nii.gz", np.uint8, code=4)),
         )
+        if isdefined(self.inputs.lesion):
+            lesion = load_lesion(self.inputs.lesion, volume.shape, affine)
+            moved = resample(lesion, affine, moved_mask.shape, grid, matrix) > 0.5
+            out = save_nifti(moved, grid, folder / "lesion.nii.gz", np.uint8, code=4)
+            self._results["out_lesion"] = str(out)
         return runtime
 
 

@@ -8,6 +8,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -15,6 +16,7 @@ from nipype.interfaces.base import (
 class _HarmonizeInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="brain on the model's grid")
     mask = File(exists=True, mandatory=True, desc="brain mask on the model's grid")
+    lesion = File(exists=True, desc="lesion mask on the model's grid")
     model = traits.Str(mandatory=True, desc="name or folder of the model")
     model_sha256 = traits.Str(mandatory=True, desc="so that another model is another result")
     method = traits.Str("map", usedefault=True)
@@ -44,6 +46,8 @@ class Harmonize(SimpleInterface):
 
         torch.set_num_threads(self.inputs.num_threads)
         volume, grid = read_ras(self.inputs.in_file)
+        lesion = self.inputs.lesion
+        lesion = read_ras(lesion)[0] > 0 if isdefined(lesion) else None
         result = harmonize(
             volume,
             read_ras(self.inputs.mask)[0] > 0,
@@ -51,12 +55,14 @@ class Harmonize(SimpleInterface):
             method=self.inputs.method,
             device=self.inputs.device,
             seed=self.inputs.seed,
+            lesion=lesion,
             **(self.inputs.parameters or {}),
         )
         folder = Path(runtime.cwd)
         out = save_nifti(result.volume, grid, folder / "harmonized.nii.gz", code=4)
         names = ("method", "device", "seed", "converged", "iterations", "guards", "parameters",
-                 "source_scale", "target_scale", "contrast", "decisions", "trace")  # fmt: skip
+                 "source_scale", "target_scale", "contrast", "structure", "clipping", "lesion",
+                 "decisions", "trace")  # fmt: skip
         record = folder / "result.json"
         found = {name: getattr(result, name) for name in names}
         record.write_text(json.dumps({**found, "mapping": result.mapping.to_dict()}))
@@ -144,6 +150,8 @@ class Summarize(SimpleInterface):
             trace=found["trace"],
             decisions=found["decisions"],
             target_modes=self.inputs.model["Intensity"]["Modes"],
+            found=found,
+            brain_volume_ml=details["Volume_ml"],
         )
         guards = [*details["Warnings"], *found["guards"]]
         row = {
@@ -153,7 +161,6 @@ class Summarize(SimpleInterface):
             "converged": found["converged"],
             "iterations": found["iterations"],
             **row,
-            "brain_volume_ml": details["Volume_ml"],
             "guards": " | ".join(guards),
         }
         folder = Path(runtime.cwd)

@@ -119,7 +119,7 @@ def _ruler_row(ruler, decisions):
             "As far as the scan's texture can tell, the participant's own contrast is the target's "
             f"average{about}."
         )
-        return _row(name, "left", "Average", sentence)
+        return _row(OWN_CONTRAST, "left", "Average", sentence)
     weight *= 1.0 if share is None else share
     if weight > 0:
         how = "" if weight >= 1 else f", with a weight of {weight:.0%}".replace("%", " %")

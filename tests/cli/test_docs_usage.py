@@ -12,6 +12,7 @@ import bh_bids
 from bh_bids.cli import model as model_cli
 from bh_bids.cli import parser as app
 from bh_bids.cli import simulate as simulate_cli
+from bh_bids.dataset import Scan
 from bh_bids.derivatives import harmonization_block
 from bh_bids.evaluation.participant import METRICS, TRACE
 from bh_bids.settings import METHODS, Settings
@@ -158,13 +159,15 @@ def test_every_field_of_the_harmonization_block_is_documented():
     }  # fmt: skip
     result = dict.fromkeys(
         ("method", "parameters", "device", "seed", "converged", "iterations", "source_scale",
-         "target_scale")
+         "target_scale", "contrast", "structure", "clipping", "lesion")
     )  # fmt: skip
+    result["lesion"] = {"Voxels": 1}
     result["decisions"] = {"Bias": {}}
     result["mapping"] = {"Input": [0, 1], "Output": [0, 1], "Field": None, "Shape": []}
     settings = Settings(Path("bids"), Path("out"))
+    scan = Scan(Path("bids/sub-01/anat/sub-01_T1w.nii.gz"), "01", None, "bids:raw:x")
     extraction = {"Method": "none", "Volume_ml": 1.0, "Warnings": []}
-    block = harmonization_block(settings, model, {**result, "guards": []}, extraction, "0")
+    block = harmonization_block(settings, model, {**result, "guards": []}, extraction, scan)
     text = read("outputs.md")
     nested = ("IntensityScale", "BrainExtraction", "IntensityMap")
     for field in [*block, *(field for name in nested for field in block[name])]:

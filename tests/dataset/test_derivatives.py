@@ -151,7 +151,14 @@ def test_fewer_grids_need_fewer_files(scan, settings):
     assert not any("harmon" in path.name or "trace" in path.name for path in anatomy)
 
 
+FOUND = {
+    "contrast": 0.7,
+    "structure": {"EdgesLost": 0.0},
+    "clipping": {"ResultZero": 3},
+    "lesion": {},
+}
 RESULT = {
+    **FOUND,
     "method": "map", "parameters": {"bias": True}, "device": "cpu", "seed": 0, "converged": True,
     "iterations": 2, "guards": ["Said."], "source_scale": 3.0, "target_scale": 7.0,
     "decisions": {"Bias": {"Applied": True, "Spread": 0.09}},
@@ -160,10 +167,10 @@ RESULT = {
 }  # fmt: skip
 
 
-def test_the_sidecar_tells_what_was_decided(settings, model):
+def test_the_sidecar_tells_what_was_decided(settings, model, scan):
     model = {**model, "CalibrationSHA256": "ef" * 32}
     extraction = {"Method": "atlas", "Volume_ml": 1400, "Warnings": ["Small."]}
-    block = json.loads(json.dumps(harmonization_block(settings, model, RESULT, extraction, "00")))
+    block = json.loads(json.dumps(harmonization_block(settings, model, RESULT, extraction, scan)))
     assert block["Decisions"] == RESULT["decisions"]
     assert block["IntensityMap"] == {
         "Input": [0, 0.5, 1], "Output": [0.1, 0.4, 1.2], "FieldCoefficients": [0.1, 0.0],
@@ -173,10 +180,10 @@ def test_the_sidecar_tells_what_was_decided(settings, model):
     assert "--method map" in block["CommandLine"]
 
 
-def test_a_method_without_decisions_has_none_in_its_sidecar(settings, model):
+def test_a_method_without_decisions_has_none_in_its_sidecar(settings, model, scan):
     result = {**RESULT, "method": "paper", "decisions": {}}
     extraction = {"Method": "atlas", "Warnings": []}
-    block = harmonization_block(settings, model, result, extraction, "00")
+    block = harmonization_block(settings, model, result, extraction, scan)
     assert not {"Decisions", "IntensityMap", "CalibrationSHA256"} & set(block)
     assert block["Guards"] == ["Said."] and block["Iterations"] == 2
 

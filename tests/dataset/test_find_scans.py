@@ -180,10 +180,11 @@ def test_scans_that_are_links_are_read(skeleton, tmp_path):
     assert found[0].path == target
 
 
-def test_a_damaged_sidecar_is_named(skeleton):
+def test_a_damaged_sidecar_is_named_and_stops_nobody(skeleton):
     put(skeleton, "sub-02/anat/sub-02_T1w.json", "{not json")
-    with pytest.raises(InputError, match="sub-02_T1w.json"):
-        find_scans(skeleton, ("02",))
+    damaged, other = find_scans(skeleton, ("02", "010"))[::-1]
+    assert "sub-02_T1w.json" in damaged.problems[0]
+    assert damaged.metadata["Manufacturer"] == "Philips" and other.problems == ()
 
 
 def test_two_files_of_one_name_are_refused(skeleton):

@@ -1,8 +1,6 @@
 """Whole runs on scans that cannot be used: they end, say why, and leave a report each."""
 
 import gzip
-import multiprocessing
-import os
 
 import nibabel as nib
 import numpy as np
@@ -10,18 +8,7 @@ import pytest
 
 from bh_bids.cli.run import main
 
-
-@pytest.fixture(autouse=True)
-def undone(clean_environment):
-    """Environment, folder, threads and process starting as they were."""
-    import torch
-
-    folder, threads = os.getcwd(), torch.get_num_threads()
-    method = multiprocessing.get_start_method(allow_none=True)
-    yield
-    os.chdir(folder)
-    torch.set_num_threads(threads)
-    multiprocessing.set_start_method(method, force=True)
+pytestmark = pytest.mark.usefixtures("undone")
 
 
 @pytest.fixture

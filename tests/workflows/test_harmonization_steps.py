@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bh_bids.dataset import Scan
 from bh_bids.derivatives import harmonization_block
 from bh_bids.evaluation.participant import METRICS, TRACE
 from bh_bids.interfaces.harmonization import Harmonize, Summarize
@@ -93,7 +94,8 @@ def test_what_was_measured_is_in_the_table(steps):
 def test_the_sidecar_and_the_report_tell_what_was_decided(steps):
     settings = Settings(Path("in"), Path("out"), method=steps.method)
     extraction = {"Method": "atlas", "Warnings": []}
-    block = harmonization_block(settings, steps.model, steps.result, extraction, "0")
+    scan = Scan(Path("in/sub-01/anat/sub-01_T1w.nii.gz"), "01", None, "bids:raw:x")
+    block = harmonization_block(settings, steps.model, steps.result, extraction, scan)
     rows = decision_rows(json.loads(json.dumps(block)))
     if steps.method == "paper":
         assert rows == [] and "IntensityMap" not in block

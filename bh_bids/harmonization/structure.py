@@ -1,0 +1,140 @@
+"""Whether a harmonized brain still shows what its source showed, and nothing that it did not.
+
+The harmonized brain is first given the source's histogram back, so that a change of contrast, which
+is what harmonization is for, counts for nothing; what is left of a difference is one of structure.
+Edges are the strongest fifth of the gradients of a slightly smoothed brain. An edge of the source
+is kept where the harmonized brain's gradient has at least a third of it in its direction; an edge
+of the harmonized brain is invented where the source has less than a third of it.
+"""
+
+import numpy as np
+
+from ..anatomy.resampling import content_box
+from ..evaluation.harm import local_ncc_map
+from ..mapping.intensity import brain_quantiles, map_between
+
+SMOOTHING = 1.0
+"""Voxels; standard deviation of the Gaussian that noise is kept out of the edges with."""
+STRONG = 0.8
+PART = 1 / 3
+WINDOW = 15
+"""Voxels; side of the cubes of which the worst counts."""
+FEWEST = 150
+"""Edges that a cube must hold to count."""
+# Measured by benchmarks/guards.py: see docs/robustness.md.
+EDGES_LOST_ABOVE = 0.35
+EDGES_INVENTED_ABOVE = 0.35
+LOCAL_NCC_BELOW = 0.6
+
+
+def structure_figures(source, harmonized, mask):
+    """Three figures on what became of a brain's structure.
+
+    Parameters
+    ----------
+    source, harmonized : numpy.ndarray, shape (x, y, z)
+        Before and after on one grid, any units.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask.
+
+    Returns
+    -------
+    dict of str to float or None
+        ``EdgesLost`` and ``EdgesInvented``: share, in [0, 1], in the worst cube of 15 voxels;
+        ``LocalNCC``: the correlation that one in a hundred of all places with structure stays
+        below. None where the brain is too small or flat to tell.
+    """
+    box = content_box(mask, margin=3)
+    if box is None:
+        return dict.fromkeys(("EdgesLost", "EdgesInvented", "LocalNCC"))
+    inside = np.asarray(mask, dtype=bool)[box]
+    before = np.where(inside, source[box], 0).astype(np.float32)
+    after = np.where(inside, harmonized[box], 0).astype(np.float32)
+    back = map_between(brain_quantiles(after[inside]), brain_quantiles(before[inside]))
+    before, after = (_smoothed(v, inside) for v in (before, back(after)))
+    a, b = (np.stack(np.gradient(v)) for v in (before, after))
+    core = _core(inside)
+    both = (a * b).sum(axis=0)
+    lengths = (a * a).sum(axis=0), (b * b).sum(axis=0)
+    lost, invented = (_worst_share(both, square, core) for square in lengths)
+    return {
+        "EdgesLost": lost,
+        "EdgesInvented": invented,
+        "LocalNCC": _low_correlation(before, after, core, lengths[0]),
+    }
+
+
+def structure_guards(figures):
+    """Sentences on figures that are beyond what harmonization does to a brain.
+
+    Parameters
+    ----------
+    figures : dict
+        Of :func:`structure_figures`.
+
+    Returns
+    -------
+    list of str
+    """
+    guards = []
+    lost, invented, agreement = (
+        figures[name] for name in ("EdgesLost", "EdgesInvented", "LocalNCC")
+    )
+    if lost is not None and lost > EDGES_LOST_ABOVE:
+        guards.append(
+            f"Structure may have been lost: in one place {lost:.0%} of the scan's edges are not in "
+            "the result. Compare before and after in the viewer."
+        )
+    if invented is not None and invented > EDGES_INVENTED_ABOVE:
+        guards.append(
+            f"Structure may have been invented: in one place {invented:.0%} of the result's edges "
+            "are not in the scan. Compare before and after in the viewer."
+        )
+    if agreement is not None and agreement < LOCAL_NCC_BELOW:
+        guards.append(
+            "Scan and result differ in detail: their local correlation is less than "
+            f"{agreement:.2f} in one of a hundred places. Look at the map of local agreement."
+        )
+    return guards
+
+
+def _smoothed(volume, inside):
+    """Gaussian mean over the brain's voxels, continued a little beyond its border."""
+    from scipy.ndimage import gaussian_filter
+
+    weight = gaussian_filter(inside.astype(np.float32), SMOOTHING)
+    return gaussian_filter(volume, SMOOTHING) / np.maximum(weight, 1e-3)
+
+
+def _core(inside):
+    from scipy.ndimage import binary_erosion
+
+    return binary_erosion(inside)
+
+
+def _worst_share(both, square, core):
+    """Largest share, in any cube, of strong edges that the other brain has less than a part of."""
+    from scipy.ndimage import uniform_filter
+
+    if not core.any() or not square[core].max() > 0:
+        return None
+    strong = core & (square > np.quantile(square[core], STRONG))
+    missing = strong & (both < PART * square)
+    edges, gone = (uniform_filter(v.astype(np.float32), WINDOW, mode="constant")
+                   for v in (strong, missing))  # fmt: skip
+    counted = core & (edges * WINDOW**3 >= FEWEST)
+    return float((gone[counted] / edges[counted]).max()) if counted.any() else None
+
+
+def _low_correlation(before, after, core, square):
+    if not core.any():
+        return None
+    found = local_ncc_map(before, after, core)
+    from scipy.ndimage import uniform_filter
+
+    energy = uniform_filter(np.where(core, square, 0), 9, mode="constant")
+    places = core & np.isfinite(found)
+    if not places.any():
+        return None
+    places &= energy >= np.median(energy[places])
+    return float(np.quantile(found[places], 0.01))
