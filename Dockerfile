@@ -45,7 +45,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sb
 # Nothing runs in this stage, so that nothing of the build can get into it.
 FROM ${BASE}
 ARG BASE
-ARG VERSION=0.3.0
+ARG VERSION=0.4.0
 ARG REVISION=""
 LABEL org.opencontainers.image.title="bh-bids" \
       org.opencontainers.image.description="BIDS App that harmonizes T1-weighted MR images blindly" \

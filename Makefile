@@ -101,7 +101,7 @@ package: $(INSTALLED)
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python tests/check_package.py dist
 
-IMAGE ?= bh-bids:0.3.0
+IMAGE ?= bh-bids:0.4.0
 image:
 	docker build --tag $(IMAGE) .
 	docker run --rm --read-only --network none --user 4711 --tmpfs /tmp $(IMAGE) --version
