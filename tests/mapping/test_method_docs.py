@@ -59,6 +59,9 @@ def test_sizes_named_in_the_text(section):
         "= {}, {:.0f}, {:.0f} and {} voxels".format(*texture.SCALES),
         f"the steepest {100 * (1 - texture.RAMPS):.0f} % of voxels",
         f"cut off at {texture.REACH} times",
+        f"voxels more than {texture.ODD:.0f} robust standard deviations off",
+        f"raised by {module.MISSING} times the share that is missing",
+        f"= {module.ERROR}\\,\\epsilon$ to 1 at ${module.SURE}\\,\\epsilon$",
         f"from {low} to {high}, and told",
         f"{nine} levels and {denoise.SLICES} slices",
     ):
