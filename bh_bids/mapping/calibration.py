@@ -13,6 +13,9 @@ from .texture import TextureRuler, leave_one_out, texture_profile
 # Deviations of brightness that are told apart when asking whether a scan looks like the target's.
 COMPONENTS = 3
 MIN_SCANS = 4
+# What the ruler leaves of other scans over what it leaves of the training scans, each left out in
+# turn: its profile was chosen on such scans, which flatters it.
+FLATTERY = 1.4
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ class Calibration:
     ruler_centre, ruler_scale, ruler_offset, ruler_weights, ruler_modes, ruler_limit : numpy.ndarray
         Of the :class:`bh_bids.mapping.texture.TextureRuler`.
     told_modes, told_sd, told_rest : numpy.ndarray
-        The same as modes, mode_sd and rest_sd, of what the ruler leaves of a scan's deviation that
-        it was not fitted to.
+        The same as modes, mode_sd and rest_sd, of what the ruler is thought to leave of another
+        scan's deviation: FLATTERY times what it leaves of training scans that it was not fitted to.
     ruler_gain : numpy.ndarray, shape ()
         Share of the quantiles' variance that the ruler explains in scans it was not fitted to.
     ruler_error : numpy.ndarray, shape ()
-        Root mean square of what it leaves of theirs, target units.
+        Root mean square of what it is thought to leave of another scan's, target units.
     sharpness : numpy.ndarray, shape (2,)
         Mean and standard deviation over the training scans.
     spectrum : numpy.ndarray, shape (BANDS,)
@@ -160,6 +163,8 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
     profiles, sharpness = _profiles(volumes(), quantiles, pooled)
     ruler = TextureRuler(profiles, deviations)
     left = deviations - leave_one_out(profiles, deviations)
+    gain = 1 - np.square(left).sum() / max(np.square(deviations).sum(), 1e-12)
+    left = FLATTERY * left
     modes, mode_sd, rest_sd = _principal(deviations)
     told_modes, told_sd, told_rest = _principal(left)
     return Calibration(
@@ -174,7 +179,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
         told_modes=told_modes,
         told_sd=told_sd,
         told_rest=told_rest,
-        ruler_gain=np.asarray(1 - np.square(left).sum() / max(np.square(deviations).sum(), 1e-12)),
+        ruler_gain=np.asarray(gain),
         ruler_error=np.asarray(max(np.sqrt(np.mean(left**2)), 1e-6)),
         sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
         spectrum=power_spectrum(volumes(), mean),
