@@ -40,6 +40,9 @@ METRICS = {
     "edges_invented": "Share of the result's edges that are not in the source, in the worst cube",
     "local_ncc": "Local correlation of source and result that 1 % of the places with structure "
     "stay below",
+    "fine_difference": "Change of fine structure in the worst cube, over the brain's standard "
+    "deviation",
+    "slice_steps": "Relative steps of gain between axial slices",
     "clipped_voxels": "Voxels of the brain that were negative in the source or became 0",
     "lesion_contrast_before": "Contrast of the lesion to its surroundings in the source",
     "lesion_contrast_after": "The same in the result",
@@ -78,6 +81,8 @@ _STRUCTURE = (
     ("edges_lost", "EdgesLost"),
     ("edges_invented", "EdgesInvented"),
     ("local_ncc", "LocalNCC"),
+    ("fine_difference", "Difference"),
+    ("slice_steps", "Stripes"),
 )
 
 

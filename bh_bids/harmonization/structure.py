@@ -4,13 +4,15 @@ The harmonized brain is first given the source's histogram back, so that a chang
 is what harmonization is for, counts for nothing; what is left of a difference is one of structure.
 Edges are the strongest fifth of the gradients of a slightly smoothed brain. An edge of the source
 is kept where the harmonized brain's gradient has at least a third of it in its direction; an edge
-of the harmonized brain is invented where the source has less than a third of it.
+of the harmonized brain is invented where the source has less than a third of it. Where structure is
+weak there are no edges: there the difference itself tells, without what is smooth in it, which a
+bias field may have been.
 """
 
 import numpy as np
 
 from ..anatomy.resampling import content_box
-from ..evaluation.harm import local_ncc_map
+from ..evaluation.harm import local_ncc_map, stripes
 from ..mapping.intensity import brain_quantiles, map_between
 
 SMOOTHING = 1.0
@@ -19,16 +21,21 @@ STRONG = 0.8
 PART = 1 / 3
 WINDOW = 15
 """Voxels; side of the cubes of which the worst counts."""
+COARSE = 5.0
+"""Voxels; what is smoother than a Gaussian of this is no structure."""
 FEWEST = 150
 """Edges that a cube must hold to count."""
 # Measured by benchmarks/guards.py: see docs/robustness.md.
 EDGES_LOST_ABOVE = 0.35
 EDGES_INVENTED_ABOVE = 0.35
 LOCAL_NCC_BELOW = 0.6
+DIFFERENCE_ABOVE = 0.35
+STRIPES_ABOVE = 0.03
+FIGURES = ("EdgesLost", "EdgesInvented", "LocalNCC", "Difference", "Stripes")
 
 
 def structure_figures(source, harmonized, mask):
-    """Three figures on what became of a brain's structure.
+    """Figures on what became of a brain's structure.
 
     Parameters
     ----------
@@ -42,16 +49,20 @@ def structure_figures(source, harmonized, mask):
     dict of str to float or None
         ``EdgesLost`` and ``EdgesInvented``: share, in [0, 1], in the worst cube of 15 voxels;
         ``LocalNCC``: the correlation that one in a hundred of all places with structure stays
-        below. None where the brain is too small or flat to tell.
+        below; ``Difference``: root mean square of what was changed of fine structure, in the worst
+        cube, over the standard deviation of the brain; ``Stripes``: relative size of the steps of
+        gain between axial slices. None where the brain is too small or flat to tell.
     """
     box = content_box(mask, margin=3)
     if box is None:
-        return dict.fromkeys(("EdgesLost", "EdgesInvented", "LocalNCC"))
+        return dict.fromkeys(FIGURES)
     inside = np.asarray(mask, dtype=bool)[box]
     before = np.where(inside, source[box], 0).astype(np.float32)
     after = np.where(inside, harmonized[box], 0).astype(np.float32)
     back = map_between(brain_quantiles(after[inside]), brain_quantiles(before[inside]))
-    before, after = (_smoothed(v, inside) for v in (before, back(after)))
+    after = np.where(inside, back(after), 0).astype(np.float32)
+    steps = stripes(before, after, inside)
+    before, after = (_smoothed(v, inside, SMOOTHING) for v in (before, after))
     a, b = (np.stack(np.gradient(v)) for v in (before, after))
     core = _core(inside)
     both = (a * b).sum(axis=0)
@@ -61,6 +72,8 @@ def structure_figures(source, harmonized, mask):
         "EdgesLost": lost,
         "EdgesInvented": invented,
         "LocalNCC": _low_correlation(before, after, core, lengths[0]),
+        "Difference": _worst_difference(before, after, inside),
+        "Stripes": float(steps) if np.isfinite(steps) else None,
     }
 
 
@@ -77,9 +90,7 @@ def structure_guards(figures):
     list of str
     """
     guards = []
-    lost, invented, agreement = (
-        figures[name] for name in ("EdgesLost", "EdgesInvented", "LocalNCC")
-    )
+    lost, invented, agreement, difference, steps = (figures[name] for name in FIGURES)
     if lost is not None and lost > EDGES_LOST_ABOVE:
         guards.append(
             f"Structure may have been lost: in one place {lost:.0%} of the scan's edges are not in "
@@ -95,15 +106,25 @@ def structure_guards(figures):
             "Scan and result differ in detail: their local correlation is less than "
             f"{agreement:.2f} in one of a hundred places. Look at the map of local agreement."
         )
+    if difference is not None and difference > DIFFERENCE_ABOVE:
+        guards.append(
+            f"Fine structure was changed: in one place by {difference:.0%} of the brain's standard "
+            "deviation. Compare before and after in the viewer."
+        )
+    if steps is not None and steps > STRIPES_ABOVE:
+        guards.append(
+            f"The gain changes from slice to slice by {steps:.1%}: look for stripes in the "
+            "sagittal and coronal planes."
+        )
     return guards
 
 
-def _smoothed(volume, inside):
+def _smoothed(volume, inside, sigma):
     """Gaussian mean over the brain's voxels, continued a little beyond its border."""
     from scipy.ndimage import gaussian_filter
 
-    weight = gaussian_filter(inside.astype(np.float32), SMOOTHING)
-    return gaussian_filter(volume, SMOOTHING) / np.maximum(weight, 1e-3)
+    weight = gaussian_filter(inside.astype(np.float32), sigma)
+    return gaussian_filter(volume, sigma) / np.maximum(weight, 1e-3)
 
 
 def _core(inside):
@@ -138,3 +159,20 @@ def _low_correlation(before, after, core, square):
         return None
     places &= energy >= np.median(energy[places])
     return float(np.quantile(found[places], 0.01))
+
+
+def _worst_difference(before, after, inside):
+    """Largest root mean square of the fine difference in any cube, in the brain's deviations."""
+    from scipy.ndimage import uniform_filter
+
+    spread = float(before[inside].std())
+    if not spread > 0:
+        return None
+    difference = np.where(inside, after - before, 0)
+    fine = np.where(inside, difference - _smoothed(difference, inside, COARSE), 0)
+    share = uniform_filter(inside.astype(np.float32), WINDOW, mode="constant")
+    power = uniform_filter(fine**2, WINDOW, mode="constant")
+    counted = inside & (share >= 0.5)
+    if not counted.any():
+        return None
+    return float(np.sqrt((power[counted] / share[counted]).max()) / spread)

@@ -88,13 +88,12 @@ def test_the_tree_of_outputs(finished):
     tables = {f"{STEM}_desc-harmonization_metrics", f"{STEM}_desc-trace_metrics"}
     names = {f"{name}{end}" for name in images for end in (".nii.gz", ".json")}
     names |= {f"{name}{end}" for name in tables for end in (".tsv", ".json")}
-    names |= {
-        f"{STEM}_from-T1w_to-{SPACE}_mode-image_xfm.h5",
-        f"{STEM}_from-{SPACE}_to-T1w_mode-image_xfm.h5",
-    }
-    figures = ("brain", "registration", "flicker", "difference", "histogram", "trace")
+    transforms = {f"{STEM}_from-T1w_to-{SPACE}", f"{STEM}_from-{SPACE}_to-T1w"}
+    names |= {f"{name}_mode-image_xfm{end}" for name in transforms for end in (".h5", ".json")}
+    figures = ("brain", "registration", "flicker", "difference", "ncc", "histogram", "trace")
     expected = {f"sub-01/ses-A/anat/{name}" for name in names}
     expected |= {f"sub-01/figures/{STEM}_desc-{name}_T1w.svg" for name in figures}
+    expected.add(f"sub-01/figures/{STEM}_desc-viewer_T1w.json")
     expected |= {"dataset_description.json", "README.md", ".bidsignore", "sub-01.html",
                  "sub-02.html", "logs/CITATION.md", "logs/CITATION.bib"}  # fmt: skip
     assert found == expected
