@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import chain
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class CycleGAN(Comparator):
     """
 
     name, title, trains = "cyclegan", "CycleGAN", True
+    recipe: ClassVar[int] = 2
 
     features: tuple = (8, 16, 32, 32, 32, 8)
     discriminator: int = 16
@@ -98,7 +100,7 @@ class CycleGAN(Comparator):
 
         with seeded(seed + 1):
             judges = [
-                PatchDiscriminator(2, self.discriminator, 1, num_layers_d=2, norm=None)
+                PatchDiscriminator(2, self.discriminator, 1, num_layers_d=3, norm=None)
                 for _ in range(2)
             ]
             # MONAI's small initial weights are meant for networks with norm layers: without,
@@ -182,4 +184,5 @@ def _translate(generator, image, mask):
 
 
 def _unlike(judge, image, verdict):
-    return ((judge(image)[-1] - verdict) ** 2).mean()
+    # Centred, so that the first layer sees differences of brightness, not brightness.
+    return ((judge(image - 0.5)[-1] - verdict) ** 2).mean()

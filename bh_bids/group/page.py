@@ -100,9 +100,7 @@ def _counts(study, sites, found):
         "participants": len({r.participant for r in study.records}),
         "scans": len(study.records),
         "sources": len({r.case.scan.key for r in found.rows}),
-        "targets": sum(sites.of[r.key] == sites.target for r in study.records)
-        if sites.target
-        else 0,
+        "targets": sum(sites.of[r.key] == sites.target for r in study.records),
         "paired": len(paired),
         "sites": len({r.case.site for r in found.rows}),
         "failed": len(study.missing),

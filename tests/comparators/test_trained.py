@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from scipy.stats import wasserstein_distance
 
 from bh_bids.comparators import COMPARATORS, Scan
@@ -14,19 +15,31 @@ def error(made, scan):
     return float(np.abs(made - scan.volume)[scan.mask].mean())
 
 
+def tissues(number):
+    """A brain at the target: three tissues, whose brightness tells its site at every place."""
+    rng = np.random.default_rng(number)
+    shape = (32, 34, 30)
+    place = np.indices(shape) - np.reshape(np.array(shape) / 2 - 0.5, (3, 1, 1, 1))
+    mask = (place**2).sum(axis=0) < 14**2
+    field = gaussian_filter(rng.normal(size=shape), 2)
+    labels = np.digitize(field, np.quantile(field[mask], [0.2, 0.6]))
+    volume = np.array([0.25, 0.6, 0.95])[labels] + 0.02 * rng.standard_normal(shape)
+    return Scan(to_target_units(np.maximum(volume, 0), mask)[0], mask, f"{number:02d}")
+
+
+def elsewhere(number):
+    """The same brain at another site."""
+    scan = tissues(number)
+    return Scan(to_target_units(scan.volume**1.6, scan.mask)[0], scan.mask, scan.participant)
+
+
 @pytest.fixture(scope="module")
-def cyclegan(source, target, tiny):
-    """CycleGAN of a site's participants, far darker, and of the target's, who are others."""
+def cyclegan(tiny):
+    """CycleGAN of a site's participants and of the target's, who are others."""
     network = COMPARATORS["cyclegan"](**tiny, steps=250)
     return network.fit(
-        [dark(source(k)) for k in range(3)], [target(k) for k in range(3, 6)], device="cpu"
+        [elsewhere(k) for k in range(3)], [tissues(k) for k in range(3, 6)], device="cpu"
     )
-
-
-def dark(scan):
-    """A gap that few steps of training show: the source's contrast, twice."""
-    volume, _ = to_target_units(scan.volume**2, scan.mask)
-    return Scan(volume, scan.mask, scan.participant)
 
 
 def test_a_unet_learns_one_pair_by_heart(source, target, tiny):
@@ -76,18 +89,27 @@ def test_slices_go_in_and_come_back_in_their_place(plane, target):
     assert np.allclose(made[0][scan.mask], 2 * scan.volume[scan.mask])
 
 
-def test_cyclegans_cycle_closes_and_its_output_has_the_targets_histogram(cyclegan, source, target):
-    cycle = cyclegan.losses["cycle"]
-    assert np.mean(cycle[-20:]) < 0.5 * np.max(cycle)
-    scan, pooled = (
-        dark(source(7)),
-        np.concatenate([target(k).volume[target(k).mask] for k in range(3, 6)]),
-    )
-    before = wasserstein_distance(scan.volume[scan.mask], pooled)
-    after = wasserstein_distance(cyclegan.apply(scan.volume, scan.mask)[scan.mask], pooled)
-    assert after < 0.5 * before
+def test_cyclegans_output_is_nearer_to_the_target_than_the_source(cyclegan):
+    """In its histogram, and voxel by voxel, of a participant it never saw."""
+    scan, truth = elsewhere(7), tissues(7)
+    pooled = np.concatenate([tissues(k).volume[tissues(k).mask] for k in range(3, 6)])
     made = cyclegan.apply(scan.volume, scan.mask)
-    assert error(made, target(7)) < 0.5 * error(scan.volume, target(7))
+    before, after = (
+        wasserstein_distance(volume[scan.mask], pooled) for volume in (scan.volume, made)
+    )
+    assert after < 0.75 * before
+    assert error(made, truth) < 0.75 * error(scan.volume, truth)
+
+
+def test_cyclegans_way_there_and_back_ends_where_it_began(cyclegan):
+    """It rises as the generators leave the identity, and falls far below the gap of the sites.
+
+    Without its cycle loss it would end at about twice the gap.
+    """
+    there_and_back = np.convolve(cyclegan.losses["cycle"], np.ones(20) / 20, "valid") / 2
+    gap = error(elsewhere(7).volume, tissues(7))
+    assert there_and_back[0] < 0.1 * gap < there_and_back.max()
+    assert there_and_back[-1] < 0.3 * gap
 
 
 @pytest.mark.parametrize("name", ["unet", "cyclegan"])
