@@ -78,7 +78,7 @@ test-browser: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt --editable '.[docs]'
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
-	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules bh_bids/progress.py bh_bids/reports bh_bids/__init__.py
+	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules bh_bids
 	@echo "Open docs/_build/html/index.html in a browser."
 
 lint: $(INSTALLED)

@@ -83,8 +83,9 @@ def check_dataset(bids_dir):
     description = bids_dir / "dataset_description.json"
     if not description.is_file():
         raise InputError(
-            f"{bids_dir} is not a BIDS dataset: it has no dataset_description.json. "
-            "Give the dataset's root folder."
+            f"{bids_dir} is not a BIDS dataset: it has no dataset_description.json. Give the "
+            "dataset's root folder, or put the file there, with at least "
+            '{"Name": "My study", "BIDSVersion": "1.9.0"}.'
         )
     try:
         content = read_json(description)

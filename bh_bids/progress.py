@@ -47,6 +47,7 @@ class Progress:
     def __enter__(self):
         if self.screen:
             self.screen.start()
+            self._show_whole()
         return self
 
     def __exit__(self, *error):
@@ -99,6 +100,9 @@ class Progress:
             self.seconds[workflow] = now - self.begun[workflow]
             if not self.verbose:
                 self._tell(workflow, f"done in {duration(self.seconds[workflow])}")
+        self._show_whole()
+
+    def _show_whole(self):
         if self.screen:
             done = len(self.seconds) + len(self.failed)
             rest = [
@@ -166,8 +170,10 @@ class _Screen:
                 text = duration(task.elapsed or 0)
                 if expected := task.fields.get("expected"):
                     text += f" of about {duration(expected)}"
-                elif left := task.fields.get("left"):
-                    text += f", about {duration(left)} left"
+                elif end := task.fields.get("end"):
+                    left = end - time.monotonic()
+                    late = "longer than expected"
+                    text += f", {f'about {duration(left)} left' if left > 0 else late}"
                 return text
 
         self.progress = progress
@@ -203,7 +209,8 @@ class _Screen:
         self.bar.remove_task(self.tasks.pop(fullname))
 
     def all(self, done, left):
-        self.bar.update(self.whole, completed=done, count=f"{done}/{self.scans}", left=left)
+        end = time.monotonic() + left if left else None
+        self.bar.update(self.whole, completed=done, count=f"{done}/{self.scans}", end=end)
 
 
 def duration(seconds):

@@ -242,10 +242,13 @@ def _tell_cost(plan):
         settings=plan.settings, scans=plan.todo, model=plan.model, keys=plan.keys
     )
     cost = expect(plan.settings, workflow, plan.model)
-    together = f"{cost['at_once']} scan{'s' if cost['at_once'] > 1 else ''} at once"
+    together, threads = (
+        f"{number} {name}{'s' if number > 1 else ''}"
+        for number, name in ((cost["at_once"], "scan"), (plan.settings.omp_nthreads, "thread"))
+    )
     print(
-        f"It may take about {duration(cost['seconds'])} ({together}, "
-        f"{plan.settings.omp_nthreads} threads a step), {cost['memory_gb']:.1f} GB of memory, "
+        f"It may take about {duration(cost['seconds'])} ({together} at once, "
+        f"{threads} a step), {cost['memory_gb']:.1f} GB of memory, "
         f"{cost['work_gb']:.1f} GB in the work folder and {cost['output_gb']:.1f} GB of results; "
         "on a computer of another kind half as much, or twice."
     )

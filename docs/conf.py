@@ -5,6 +5,9 @@ import sys
 import warnings
 from pathlib import Path
 
+from docutils import nodes
+from math_core import LatexToMathML
+
 from bh_bids import __version__
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,7 +23,6 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
     "sphinxarg.ext",
@@ -45,7 +47,7 @@ numpydoc_show_class_members = False
 html_theme = "furo"
 html_title = f"bh-bids {version}"
 html_static_path = ["_static"]
-html_css_files = ["wide-tables.css"]
+html_css_files = ["style.css"]
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
@@ -58,7 +60,42 @@ sphinx_gallery_conf = {
     "show_memory": False,
 }
 
-# The build needs no network: formulas are set by the reader's browser where it has one.
+html_math_renderer = "mathml"
+
 warnings.filterwarnings("ignore", category=UserWarning, module="matplotlib")
+# numpydoc looks at docstrings a second time, for signatures alone.
 warnings.filterwarnings("ignore", message="Unknown section (In|Out)puts")
 suppress_warnings = ["config.cache"]
+
+
+def _write_math(display):
+    """A writer of formulas as MathML, which browsers set without a script or the network."""
+    convert = LatexToMathML().convert_with_local_state
+
+    def write(translator, node):
+        translator.body.append(convert(node.astext(), displaystyle=display))
+        raise nodes.SkipNode
+
+    return write, None
+
+
+def _keep_inputs_and_outputs(app, what, name, obj, options, lines):
+    """Workflows' sections Inputs and Outputs, which numpydoc does not know, become notes."""
+    heads = [
+        i
+        for i, line in enumerate(lines)
+        if line in ("Inputs", "Outputs") and lines[i + 1] == "-" * len(line)
+    ]
+    told = []
+    for i, end in zip(heads, [*heads[1:], len(lines)], strict=True):
+        body = lines[i + 2 : end]
+        if "".join(body).strip() != "None":
+            told += ["", f".. rubric:: {lines[i]}", "", *body]
+    if heads:
+        lines[heads[0] :] = ["Notes", "-----", *told] if told else []
+
+
+def setup(app):
+    """Sphinx calls this."""
+    app.add_html_math_renderer("mathml", _write_math(False), _write_math(True))
+    app.connect("autodoc-process-docstring", _keep_inputs_and_outputs, priority=400)

@@ -36,6 +36,60 @@ class Parser(argparse.ArgumentParser):
         return {action.dest for action in self._actions}
 
 
+def add_command(commands, name, run, **texts):
+    """Add a sub-command with its help.
+
+    Parameters
+    ----------
+    commands : argparse._SubParsersAction
+    name : str
+    run : callable
+        Called with the parsed options; returns the exit code.
+    **texts : str
+        ``help``, and ``description`` and ``epilog`` where there are any.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+    """
+    command = commands.add_parser(
+        name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def add_description(command):
+    """Add what a model's card says of its target domain.
+
+    Parameters
+    ----------
+    command : argparse.ArgumentParser or argparse._ArgumentGroup
+    """
+    command.add_argument("--description", default="", help="the target domain in a sentence")
+    command.add_argument("--dataset", default="", help="where the scans come from, such as a DOI")
+    command.add_argument("--manufacturer", default="", help="of the target scanner")
+    command.add_argument("--license", default="", help="licence of the model")
+
+
+def target_domain(options):
+    """The options of :func:`add_description` as a model's card has them, without the licence.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "Description": options.description,
+        "Dataset": options.dataset,
+        "Manufacturer": options.manufacturer,
+    }
+
+
 def add_completion(parser):
     """Let a program print the script that completes its options in a shell.
 

@@ -1,10 +1,11 @@
 """Sub-commands of bh-model that exchange models: import, calibrate, export."""
 
-import argparse
 import json
 import os
 import sys
 from pathlib import Path
+
+from .arguments import add_command, add_description, target_domain
 
 IMPORT_EXAMPLES = """\
 examples:
@@ -25,15 +26,15 @@ examples:
 
 def add_import(commands):
     """Add the sub-command import."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "import",
+        _import,
         help="read a published checkpoint (BlindHarmony, NSF)",
         description="Make a model of a published checkpoint: a PyTorch file with the state dict of "
         "a multi-scale neural spline flow, as of nflows.",
         epilog=IMPORT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=_import)
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="PyTorch file")
     command.add_argument(
         "--output", metavar="MODEL", required=True, help="the model's folder to write"
@@ -44,21 +45,21 @@ def add_import(commands):
     command.add_argument(
         "--model-version", default="1.0.0", metavar="VERSION", help="(%(default)s)"
     )
-    _add_description(command)
+    add_description(command)
 
 
 def add_calibrate(commands):
     """Add the sub-command calibrate."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "calibrate",
+        _calibrate,
         help="describe an imported model's target domain",
         description="Give an imported model what it needs to harmonize: the mean volume and the "
         "intensities of its target domain, and its bits per dimension, measured on preprocessed "
         "T1w scans of that domain. The weights stay as they are.",
         epilog=CALIBRATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=_calibrate)
     command.add_argument("model", metavar="MODEL", help="folder or name of the model")
     command.add_argument(
         "derivatives",
@@ -75,38 +76,24 @@ def add_calibrate(commands):
         metavar="LABEL",
         help="participants kept for tests, named in the model",
     )
-    _add_description(command)
+    add_description(command)
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (%(default)s)")
 
 
 def add_export(commands):
     """Add the sub-command export."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "export",
+        _export,
         help="write a checkpoint as published",
         description="Write a model's flow as a PyTorch file with the names of nflows, as the "
         "published checkpoints. Mean volume and intensities are not part of it; models with "
         "conditions have no such form.",
     )
-    command.set_defaults(run=_export)
     command.add_argument("model", metavar="MODEL", help="folder or name of the model")
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="file to write")
-
-
-def _add_description(command):
-    command.add_argument("--description", default="", help="the target domain in a sentence")
-    command.add_argument("--dataset", default="", help="where the scans come from, such as a DOI")
-    command.add_argument("--manufacturer", default="", help="of the target scanner")
-    command.add_argument("--license", default="", help="licence of the model")
-
-
-def _target_domain(options):
-    return {
-        "Description": options.description,
-        "Dataset": options.dataset,
-        "Manufacturer": options.manufacturer,
-    }
 
 
 def _import(options):
@@ -122,7 +109,7 @@ def _import(options):
     metadata = {
         "Name": options.name or os.path.basename(os.path.normpath(options.output)),
         "Version": options.model_version,
-        "TargetDomain": _target_domain(options),
+        "TargetDomain": target_domain(options),
         "License": options.license or "that of the imported checkpoint",
         "Imported": origin,
         "Software": {name: version(name) for name in ("bh-bids", "torch", "nflows")},
@@ -167,7 +154,7 @@ def _calibrate(options):
         options.derivatives,
         output=options.output,
         exclude=options.exclude_participants,
-        about={"TargetDomain": _target_domain(options), "License": options.license},
+        about={"TargetDomain": target_domain(options), "License": options.license},
         device=resolve_device(options.device),
         report=lambda sentence: print(sentence, file=sys.stderr, flush=True),
     )

@@ -1,29 +1,33 @@
 """Sub-commands of bh-model that look at models: list, info, verify."""
 
+from .arguments import add_command
+
 
 def add_list(commands):
     """Add the sub-command list."""
-    command = commands.add_parser(
+    add_command(
+        commands,
         "list",
+        _list,
         help="list the models that have a name",
         description="List the models that can be called by name: those of the package, and those "
         "in the folders of the environment variable BH_MODELS.",
     )
-    command.set_defaults(run=_list)
 
 
 def add_info(commands):
     """Add the sub-command info."""
-    command = commands.add_parser("info", help="describe a model", description="Describe a model.")
-    command.set_defaults(run=_info)
+    text = "describe a model"
+    command = add_command(commands, "info", _info, help=text, description=text.capitalize() + ".")
     command.add_argument("model", metavar="MODEL", help="folder or name of the model")
 
 
 def add_verify(commands):
     """Add the sub-command verify."""
     text = "check that a model's files are whole and its flow invertible"
-    command = commands.add_parser("verify", help=text, description=text.capitalize() + ".")
-    command.set_defaults(run=_verify)
+    command = add_command(
+        commands, "verify", _verify, help=text, description=text.capitalize() + "."
+    )
     command.add_argument("model", metavar="MODEL", help="folder or name of the model")
 
 

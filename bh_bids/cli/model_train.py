@@ -1,8 +1,9 @@
 """The command ``bh-model train``."""
 
-import argparse
 import os
 import sys
+
+from .arguments import add_command, add_description, target_domain
 
 # As bh_bids.flow.config has them, which imports numpy: the help must come at once.
 CONDITIONS = ("mask", "previous", "mean", "noise")
@@ -18,28 +19,42 @@ training that was never interrupted (on CPU, with the same number of threads).""
 
 def add_train(commands):
     """Add the command ``train`` to the sub-parsers of bh-model."""
-    train = commands.add_parser(
+    train = add_command(
+        commands,
         "train",
+        _train,
         help="train a model on preprocessed target-domain scans",
         description="Train a flow on the preprocessed T1w scans (desc-preproc, in the model's "
         "space) of one target domain.",
         epilog=TRAIN_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.set_defaults(run=_train)
     train.add_argument("derivatives", metavar="DERIVATIVES", help="output folder of bh-bids")
     train.add_argument(
         "--output", metavar="MODEL", required=True, help="the model's folder to write"
     )
+    _add_card(train)
+    _add_participants(train)
+    _add_architecture(train)
+    _add_optimisation(train)
+    _add_execution(train)
 
+
+def _add_numbers(group, rows):
+    """Whole numbers: option, default and what it is."""
+    for option, default, text in rows:
+        group.add_argument(
+            option, type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
+        )
+
+
+def _add_card(train):
     group = train.add_argument_group("description")
     group.add_argument("--name", help="name of the model (default: the output folder's name)")
     group.add_argument("--model-version", default="1.0.0", metavar="VERSION", help="(%(default)s)")
-    group.add_argument("--description", default="", help="the target domain in a sentence")
-    group.add_argument("--dataset", default="", help="where the scans come from, such as a DOI")
-    group.add_argument("--manufacturer", default="", help="of the target scanner")
-    group.add_argument("--license", default="", help="licence of the model")
+    add_description(group)
 
+
+def _add_participants(train):
     group = train.add_argument_group("participants")
     group.add_argument(
         "--validation-participants",
@@ -57,18 +72,18 @@ def add_train(commands):
         help="participants kept for tests, named in the model",
     )
 
+
+def _add_architecture(train):
     group = train.add_argument_group("architecture")
-    for option, default, text in (
+    rows = (
         ("--levels", 3, "levels, each halving a slice's sides"),
         ("--steps-per-level", 4, "couplings of a level"),
         ("--hidden-channels", 32, "width of the conditioners"),
         ("--blocks", 2, "residual blocks of the conditioners"),
         ("--bins", 8, "bins of the splines"),
         ("--bits", 8, "bits at which intensities are discretised"),
-    ):
-        group.add_argument(
-            option, type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
-        )
+    )
+    _add_numbers(group, rows)
     group.add_argument(
         "--batch-norm", action="store_true", help="batch normalisation in the conditioners"
     )
@@ -89,7 +104,6 @@ def add_train(commands):
         metavar=("LOW", "HIGH"),
         help="standard deviations of the training noise, target units (0.004 0.05)",
     )
-    _add_optimisation(train)
 
 
 def _add_optimisation(train):
@@ -101,17 +115,15 @@ def _add_optimisation(train):
         metavar="N",
         help="side or sides of the crops in voxels, or 'whole' for whole slices (64)",
     )
-    for option, default, text in (
+    rows = (
         ("--batch-size", 4, "crops of a step"),
         ("--steps", 26000, "optimisation steps, over which the learning rate falls to 0"),
         ("--warm-up", 200, "first steps, over which the learning rate rises"),
         ("--interval", 250, "steps between two validations and checkpoints"),
         ("--validation-crops", 64, "fixed crops of the validation participants"),
         ("--seed", 0, "of weights, crops, noise and the draw of participants"),
-    ):
-        group.add_argument(
-            option, type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
-        )
+    )
+    _add_numbers(group, rows)
     group.add_argument(
         "--learning-rate", type=float, default=5e-3, metavar="RATE", help="highest (%(default)s)"
     )
@@ -133,6 +145,8 @@ def _add_optimisation(train):
         help="stop after so many validations without improvement (never)",
     )
 
+
+def _add_execution(train):
     group = train.add_argument_group("execution")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (all)")
     group.add_argument(
@@ -167,46 +181,29 @@ def _train(options):
 
     if options.threads is not None:
         torch.set_num_threads(max(1, options.threads))
+    given = vars(options)
+    same = ("levels", "hidden_channels", "blocks", "bins", "bits", "batch_norm")
     config = FlowConfig(
-        levels=options.levels,
         steps=options.steps_per_level,
-        hidden_channels=options.hidden_channels,
-        blocks=options.blocks,
-        bins=options.bins,
-        bits=options.bits,
-        batch_norm=options.batch_norm,
         conditions=_conditions(options.conditions),
         noise_range=tuple(options.noise_range),
+        **{name: given[name] for name in same},
     )
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    same = ("steps", "batch_size", "learning_rate", "warm_up", "clip", "seed", "interval")
+    same += ("validation_crops", "ema", "patience", "max_minutes", "workers", "precision")
     settings = TrainingSettings(
-        steps=options.steps,
-        batch_size=options.batch_size,
         crop=_crop(options.crop),
-        learning_rate=options.learning_rate,
-        warm_up=options.warm_up,
-        clip=options.clip,
-        seed=options.seed,
-        interval=options.interval,
-        validation_crops=options.validation_crops,
-        ema=options.ema,
-        patience=options.patience,
         device=device,
-        max_minutes=options.max_minutes,
-        workers=options.workers,
-        precision=options.precision,
         tensorboard=options.tensorboard,
+        **{name: given[name] for name in same},
     )
     about = {
         "Name": options.name or os.path.basename(os.path.normpath(options.output)),
         "Version": options.model_version,
-        "TargetDomain": {
-            "Description": options.description,
-            "Dataset": options.dataset,
-            "Manufacturer": options.manufacturer,
-        },
+        "TargetDomain": target_domain(options),
         "License": options.license,
     }
     metadata = train_model(

@@ -77,7 +77,19 @@ def build_parser():
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write, new or empty")
     parser.add_argument("--version", action="version", version=f"bh-simulate {__version__}")
     add_completion(parser)
+    _add_participants_and_sites(parser)
+    _add_images(parser)
 
+    run = parser.add_argument_group("run")
+    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed (default 0)")
+    run.add_argument(
+        "--force", "--overwrite", action="store_true", help="replace OUT if it is not empty"
+    )
+    run.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    return parser
+
+
+def _add_participants_and_sites(parser):
     who = parser.add_argument_group("participants and sites")
     who.add_argument(
         "--participants", type=_count, default=2, metavar="N", help="how many (default 2)"
@@ -102,6 +114,8 @@ def build_parser():
         "the embedded head",
     )
 
+
+def _add_images(parser):
     image = parser.add_argument_group("images")
     image.add_argument(
         "--voxel-size",
@@ -120,14 +134,6 @@ def build_parser():
     image.add_argument(
         "--skull-stripped", action="store_true", help="keep the brain only, as some datasets do"
     )
-
-    run = parser.add_argument_group("run")
-    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed (default 0)")
-    run.add_argument(
-        "--force", "--overwrite", action="store_true", help="replace OUT if it is not empty"
-    )
-    run.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    return parser
 
 
 def _choose_sites(options, parser):

@@ -143,6 +143,14 @@ def load_model(name_or_path="default", device="cpu"):
         not fit for one another.
     DeviceError
         If the device is not there.
+
+    Examples
+    --------
+    >>> model = load_model("default")
+    >>> model.config.shape, model.config.space
+    ((160, 192, 160), 'MNI152NLin2009aSym')
+    >>> model.target_domain["Manufacturer"], model.calibrated
+    ('Philips', True)
     """
     folder = find_model(name_or_path)
     metadata = read_description(folder)

@@ -60,6 +60,13 @@ def quantile_density(quantiles, edges):
     -------
     numpy.ndarray, shape (n,)
         Mean density in each bin.
+
+    Examples
+    --------
+    Quartiles of a uniform distribution from 0 to 1:
+
+    >>> quantile_density([0, 0.25, 0.5, 0.75, 1], np.array([0, 0.5, 1, 1.5])).tolist()
+    [1.0, 1.0, 0.0]
     """
     quantiles = np.asarray(quantiles, dtype=np.float64)
     probability = np.linspace(0, 1, quantiles.size)
@@ -219,7 +226,7 @@ def plot_trace(trace):
         if stages:
             axes.set_xticks(steps, stages)
             axes.set_xlim(-0.4, len(rows) - 0.6)
-            _widen(axes, _SPANS[key])
+            _widen(axes, _SPANS[key], top=1.005 if key == "ncc" else None)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -227,12 +234,12 @@ def plot_trace(trace):
     return figure
 
 
-def _widen(axes, span):
-    """Let the y axis span at least so much: what hardly changed shall look so."""
+def _widen(axes, span, top=None):
+    """Let the y axis span at least so much, and end at ``top`` if that is lower."""
     low, high = axes.get_ylim()
-    if high - low < span:
-        middle = (low + high) / 2
-        axes.set_ylim(middle - span / 2, middle + span / 2)
+    high += max(0.0, span - (high - low)) / 2
+    high = high if top is None else min(high, top)
+    axes.set_ylim(min(low, high - span), high)
 
 
 def _number(value):

@@ -118,7 +118,10 @@ def entities(name):
 def scan_key(path):
     """The entities that name the scan itself, without those of derivatives.
 
-    ``sub-01_ses-A_space-X_res-1_desc-harmonized_T1w.json`` → ``sub-01_ses-A``.
+    Examples
+    --------
+    >>> scan_key("anat/sub-01_ses-A_space-MNI152NLin2009aSym_res-1_desc-harmonized_T1w.json")
+    'sub-01_ses-A'
     """
     stem = Path(path).name.split(".")[0]
     kept = [f"{e}-{v}" for e, v in entities(stem) if e not in _DERIVED]
@@ -126,7 +129,13 @@ def scan_key(path):
 
 
 def natural(text):
-    """Sort key that puts run-2 before run-10."""
+    """Sort key that puts run-2 before run-10.
+
+    Examples
+    --------
+    >>> sorted(["run-10", "run-2"], key=natural)
+    ['run-2', 'run-10']
+    """
     return [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", str(text))]
 
 

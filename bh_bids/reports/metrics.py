@@ -162,6 +162,11 @@ def format_number(value, digits=3, sign=False):
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> format_number(0.98765), format_number(1312.0), format_number(-0.5), format_number(None)
+    ('0.988', '1312', '−0.5', '–')
     """
     if value is None or value == "":
         return "–"

@@ -27,7 +27,14 @@ def logarithm(volume, mask, seed=0):
 
 
 def gamma(volume, mask, seed=0, exponent=0.7):
-    """Contrast ``x ** exponent``."""
+    """Contrast ``x ** exponent``: below 1, dark tissue becomes brighter, and 0 and 1 stay.
+
+    Examples
+    --------
+    >>> brain = np.array([[[0.0, 0.25, 1.0]]])
+    >>> gamma(brain, brain > 0, exponent=0.5).round(3).tolist()
+    [[[0.0, 0.5, 1.0]]]
+    """
     return _inside(np.power(np.maximum(volume, 0), exponent), mask)
 
 

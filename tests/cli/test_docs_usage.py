@@ -96,6 +96,15 @@ def test_commands_of_bh_simulate_in_the_pages_are_valid(command):
     simulate_cli.build_parser().parse_args(shlex.split(command, comments=True)[1:])
 
 
+@pytest.mark.parametrize("command", commands("bh-model"))
+def test_commands_of_bh_model_in_the_pages_are_valid(command):
+    words = shlex.split(command.partition(" > ")[0], comments=True)[1:]
+    try:
+        model_cli.build_parser().parse_args(words)
+    except SystemExit as stopped:  # --print-completion and the like
+        assert stopped.code == 0
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_arguments_in_slurm_scripts_are_valid(script):
     text = script.read_text(encoding="utf-8").replace("\\\n", " ")
