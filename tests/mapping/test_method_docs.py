@@ -9,7 +9,7 @@ import pytest
 from bh_bids.flow.config import FlowConfig
 from bh_bids.harmonization import denoise
 from bh_bids.harmonization import map as module
-from bh_bids.mapping import field, intensity, texture
+from bh_bids.mapping import calibration, field, intensity, texture
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
 
@@ -60,6 +60,7 @@ def test_sizes_named_in_the_text(section):
         f"the steepest {100 * (1 - texture.RAMPS):.0f} % of voxels",
         f"cut off at {texture.REACH} times",
         f"voxels more than {texture.ODD:.0f} robust standard deviations off",
+        f"be {calibration.FLATTERY} times the root mean square of what the ruler leaves",
         f"raised by {module.MISSING} times the share that is missing",
         f"= {module.ERROR}\\,\\epsilon$ to 1 at ${module.SURE}\\,\\epsilon$",
         f"from {low} to {high}, and told",
