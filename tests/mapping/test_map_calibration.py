@@ -7,8 +7,8 @@ from safetensors.numpy import load, save
 from bh_bids.errors import InputError, ModelError
 from bh_bids.mapping.calibration import COMPONENTS, Calibration, calibrate
 from bh_bids.mapping.field import field_spread, standard_field
-from bh_bids.mapping.intensity import LEVELS, brain_quantiles
-from bh_bids.mapping.texture import COLUMNS
+from bh_bids.mapping.intensity import LEVELS, brain_quantiles, map_between
+from bh_bids.mapping.texture import COLUMNS, TextureRuler, texture_profile
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +123,26 @@ def test_ruler_explains_only_what_it_was_not_shown(domain, quantiles):
     components = len(calibration.ruler_limit)
     assert calibration.ruler_weights.shape == (COLUMNS, components)
     assert calibration.ruler_modes.shape == (components, LEVELS)
+
+
+def test_the_rulers_error_is_that_of_scans_it_was_not_fitted_to(domain, quantiles):
+    """By hand, a ruler for each scan left out; raised, since its profile was chosen on scans."""
+    pooled = quantiles.mean(axis=0)
+    profiles = []
+    for scan, own in zip(domain.scans, quantiles, strict=True):
+        matched = np.where(domain.mask, map_between(own, pooled)(scan), 0)
+        profiles.append(texture_profile(matched, domain.mask, pooled)[0])
+    profiles, deviations = np.stack(profiles), quantiles - pooled
+    left = []
+    for k in range(len(profiles)):
+        others = [i for i in range(len(profiles)) if i != k]
+        ruler = TextureRuler(profiles[others], deviations[others])
+        left.append(deviations[k] - ruler.predict(profiles[k]))
+    left = np.stack(left)
+    calibration = domain.calibration
+    assert float(calibration.ruler_error) == pytest.approx(1.4 * np.sqrt(np.mean(left**2)))
+    assert float(calibration.ruler_gain) == pytest.approx(
+        1 - np.mean(left**2) / np.mean(deviations**2)
+    )
+    sizes = np.linalg.svd(left, compute_uv=False)[: len(calibration.told_sd)]
+    np.testing.assert_allclose(calibration.told_sd, 1.4 * sizes / np.sqrt(len(left) - 1))
