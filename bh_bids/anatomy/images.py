@@ -12,6 +12,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
+from .resampling import SHEARED
 
 MIN_SIDE = 16
 """Fewest voxels along any axis: fewer cannot hold a brain at any resolution in use."""
@@ -22,8 +23,8 @@ MAX_VOXELS = 1024**3
 SATURATED = 1e-3
 """A scan is saturated if more than this share of its bright voxels have the largest value, and more
 than have a value of the highest twentieth below it."""
-MAX_SHEAR = 1e-3
-"""Largest cosine between two voxel axes: ITK's images cannot hold a sheared grid."""
+MAX_SHEAR = 0.5
+"""Largest cosine between two voxel axes, 60 degrees: no scanner shears a grid by more."""
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 
 
@@ -207,17 +208,25 @@ def _check_affine(image, path):
             f"{path} has voxels of {np.round(sizes, 3).tolist()} mm: outside "
             f"{VOXEL_SIZE_RANGE[0]}-{VOXEL_SIZE_RANGE[1]} mm. Check the units of its header."
         )
-    if np.abs(directions.T @ directions - np.eye(3)).max() > MAX_SHEAR:
+    shear = np.abs(directions.T @ directions - np.eye(3)).max()
+    if shear > MAX_SHEAR:
         raise InputError(
-            f"{path} has a sheared affine (voxel axes not at right angles). "
-            "Resample it on a grid with orthogonal axes."
+            f"{path} has a sheared affine, its voxel axes {np.degrees(np.arccos(shear)):.0f} "
+            "degrees apart. Check its header, or resample it on a grid with orthogonal axes."
         )
-    if qcode and scode and not np.allclose(qform, sform, atol=1e-2):
-        return [
+    warnings = []
+    if shear > SHEARED:
+        warnings.append(
+            f"{path.name}: the voxel axes are not at right angles, but up to "
+            f"{np.degrees(np.arcsin(shear)):.1f} degrees off; the results lie on the same grid."
+        )
+    # A qform cannot hold a shear: its differing is no conflict then.
+    elif qcode and scode and not np.allclose(qform, sform, atol=1e-2):
+        warnings.append(
             f"{path.name}: qform and sform differ by up to "
             f"{np.abs(qform - sform).max():.2f}; the sform is used."
-        ]
-    return []
+        )
+    return warnings
 
 
 def check_intensities(data, path):

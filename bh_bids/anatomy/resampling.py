@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
+SHEARED = 1e-3
+"""Cosine between two voxel axes from which on a grid is sheared: ITK's images cannot hold it."""
 _PAD = 4
 """Voxels kept around the content, more than a cubic spline's reach."""
 
@@ -92,6 +94,7 @@ def downsample(volume, affine, spacing):
     ----------
     volume : numpy.ndarray, shape (x, y, z)
     affine : numpy.ndarray, shape (4, 4)
+        A sheared one, too.
     spacing : float
         Voxel size of the result in mm.
 
@@ -99,18 +102,52 @@ def downsample(volume, affine, spacing):
     -------
     volume : numpy.ndarray of float32
     affine : numpy.ndarray, shape (4, 4)
+        Never sheared: the nearest axes at right angles then.
     """
     sizes = voxel_sizes(affine)
     scaling = spacing / sizes
     # What a wider voxel would have averaged: the difference of two boxes' widths, as a Gaussian.
     sigma = np.sqrt(np.maximum(scaling**2 - 1, 0)) / 2.355
+    smooth = ndimage.gaussian_filter(np.asarray(volume, dtype=np.float32), sigma, truncate=3)
+    directions = affine[:3, :3] / sizes
+    if np.abs(directions.T @ directions - np.eye(3)).max() > SHEARED:
+        shape, grid = _upright_grid(volume.shape, affine, spacing)
+        return resample(smooth, affine, shape, grid), grid
     shape = tuple(max(1, int(np.ceil(n / s))) for n, s in zip(volume.shape, scaling, strict=True))
     grid = affine.copy()
     grid[:3, :3] = affine[:3, :3] * scaling
     # The first voxel's outer corner stays where it was.
     grid[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((scaling - 1) / 2)
-    smooth = ndimage.gaussian_filter(np.asarray(volume, dtype=np.float32), sigma, truncate=3)
     return resample(smooth, affine, shape, grid), grid
+
+
+def _upright_grid(shape, affine, spacing):
+    """Grid with axes at right angles, nearest to those of a sheared one, around its volume."""
+    left, _, right = np.linalg.svd(affine[:3, :3] / voxel_sizes(affine))
+    axes = left @ right
+    corners = np.array(list(np.ndindex(2, 2, 2))) * np.asarray(shape) - 0.5
+    along = (corners @ affine[:3, :3].T + affine[:3, 3]) @ axes
+    low, high = along.min(axis=0), along.max(axis=0)
+    counts = np.maximum(np.ceil((high - low) / spacing), 1).astype(int)
+    grid = np.eye(4)
+    grid[:3, :3] = axes * spacing
+    grid[:3, 3] = axes @ (low + spacing / 2)
+    return tuple(int(n) for n in counts), grid
+
+
+def voxel_volume(affine):
+    """Volume of a voxel.
+
+    Parameters
+    ----------
+    affine : numpy.ndarray, shape (4, 4)
+
+    Returns
+    -------
+    float
+        ml.
+    """
+    return float(abs(np.linalg.det(np.asarray(affine)[:3, :3]))) / 1000
 
 
 def voxel_sizes(affine):

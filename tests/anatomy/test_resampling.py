@@ -105,6 +105,28 @@ def test_downsampling_covers_the_field_of_view_and_keeps_the_directions():
     )
 
 
+def test_downsampling_a_sheared_grid_gives_an_upright_one_around_it():
+    affine = np.array([[2.0, 0.5, 0, -30], [0, 2, 0.3, -20], [0, 0, 2.5, -25], [0, 0, 0, 1]])
+    shape = (30, 28, 24)
+    world = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+    centre = world.reshape(-1, 3).mean(axis=0) + [4, -3, 2]
+    blob = np.exp(-((world - centre) ** 2).sum(axis=-1) / 2 / 6**2).astype(np.float32)
+    small, grid = downsample(blob, affine, 3.0)
+    axes = grid[:3, :3] / 3.0
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
+    inside = np.moveaxis(np.indices(small.shape), 0, -1) @ grid[:3, :3].T + grid[:3, 3]
+    found = (inside * small[..., None]).sum(axis=(0, 1, 2)) / small.sum()
+    np.testing.assert_allclose(found, centre, atol=0.1)
+    # As much of it as there was, by volume.
+    amount = blob.sum() * abs(np.linalg.det(affine[:3, :3]))
+    assert small.sum() * 27 == pytest.approx(amount, rel=0.02)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    index = (corners @ affine[:3, :3].T + affine[:3, 3] - grid[:3, 3]) @ np.linalg.inv(
+        grid[:3, :3]
+    ).T
+    assert (index > -0.6).all() and (index < np.array(small.shape) - 0.4).all()
+
+
 def test_downsampling_does_not_alias():
     """A pattern finer than the coarse voxels becomes its mean, not a slow wave."""
     stripes = np.zeros((60, 60, 60), np.float32)

@@ -76,6 +76,19 @@ def test_differing_qform_and_sform_are_told_and_the_sform_used(tmp_path):
     assert len(found.warnings) == 1 and "5.00" in found.warnings[0]
 
 
+def test_a_sheared_grid_is_told_and_kept(tmp_path):
+    """Its qform cannot hold the shear: that is no conflict."""
+    affine = AFFINE.copy()
+    affine[0, 1] = 0.2
+    image = nib.Nifti1Image(texture(), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "a.nii")
+    found = load_t1w(tmp_path / "a.nii")
+    np.testing.assert_allclose(found.affine, affine, atol=1e-6)
+    assert len(found.warnings) == 1 and "5.7 degrees" in found.warnings[0]
+
+
 def test_only_a_qform_is_enough(tmp_path):
     image = load_t1w(write(tmp_path / "a.nii", codes=(1, 0)))
     np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
