@@ -16,7 +16,14 @@ RESOLUTION = "1 mm isotropic"
 ANATOMICAL_FIGURES = ("brain", "registration")
 HARMONIZATION_FIGURES = ("flicker", "difference", "ncc", "histogram", "trace")
 VIEWER = "viewer"
+MASK_ENDINGS = tuple(
+    f"{entity}-brain_mask.{extension}"
+    for entity in ("desc", "label")
+    for extension in ("nii.gz", "nii")
+)
 BIDSIGNORE = ("*.html", "logs/", "**/figures", "**/log", "*_xfm.*", "*_metrics.*", "group_*")
+_SWITCHES = ("anat_only", "longitudinal", "force", "sloppy")
+_ELSEWHERE = ("Warnings", "Checks", "WithinTemplate")
 _VERSIONED = ("bh-bids", "antspyx", "nibabel", "nipype", "nflows", "numpy", "scipy", "torch")
 
 
@@ -81,7 +88,7 @@ def model_sha256(model):
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def provenance_key(scan, settings, model):
+def provenance_key(scan, settings, model, within=()):
     """What a scan's results depend on, as one hash: equal keys mean equal results.
 
     Threads are left out: they change the last bits alone, and a run that goes on on a computer with
@@ -93,18 +100,17 @@ def provenance_key(scan, settings, model):
     settings : bh_bids.settings.Settings
     model : dict
         The model's description, with the hashes of its files.
+    within : sequence of bh_bids.dataset.Scan
+        Scans of a common template, this one among them.
 
     Returns
     -------
     str
         Hexadecimal.
     """
-    mask = find_precomputed(scan, settings.derivatives, "desc-brain_mask.nii.gz")
-    lesion = find_lesion(scan, settings.lesion_roi)
     parts = {
-        "input": file_sha256(scan.path),
-        "mask": file_sha256(mask) if mask else None,
-        "lesion": file_sha256(lesion) if lesion else None,
+        **_inputs_of(scan, settings),
+        "within": [_inputs_of(other, settings) for other in within],
         "metadata": [scan.scanner, scan.problems],
         "model": model_sha256(model),
         "method": settings.method,
@@ -119,7 +125,17 @@ def provenance_key(scan, settings, model):
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def find_precomputed(scan, folders, ending):
+def _inputs_of(scan, settings):
+    mask = find_mask(scan, settings.derivatives)
+    lesion = find_lesion(scan, settings.lesion_roi)
+    return {
+        "input": file_sha256(scan.path),
+        "mask": file_sha256(mask) if mask else None,
+        "lesion": file_sha256(lesion) if lesion else None,
+    }
+
+
+def find_precomputed(scan, folders, *endings):
     """A scan's derivative in one of the folders given with ``--derivatives``.
 
     Parameters
@@ -127,19 +143,36 @@ def find_precomputed(scan, folders, ending):
     scan : bh_bids.dataset.Scan
     folders : dict
         Name to folder.
-    ending : str
-        What follows the scan's entities in the file name.
+    *endings : str
+        What may follow the scan's entities in the file name.
 
     Returns
     -------
     pathlib.Path or None
-        The first found, in the order of the folders.
+        The first found, in the order of the folders, then of the endings.
     """
     for folder in folders.values():
-        path = Path(folder) / scan.folder / f"{scan.key}_{ending}"
-        if path.is_file():
-            return path
+        for ending in endings:
+            path = Path(folder) / scan.folder / f"{scan.key}_{ending}"
+            if path.is_file():
+                return path
     return None
+
+
+def find_mask(scan, folders):
+    """A scan's brain mask in one of the folders given with ``--derivatives``.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    folders : dict
+        Name to folder: fMRIPrep's, sMRIPrep's, this program's or any other BIDS derivatives.
+
+    Returns
+    -------
+    pathlib.Path or None
+    """
+    return find_precomputed(scan, folders, *MASK_ENDINGS)
 
 
 def find_lesion(scan, folder=None):
@@ -291,6 +324,44 @@ def image_sidecar(scan, *, description, space=None, template=None):
     return {**sidecar, **scan.scanner}
 
 
+def anatomical_checks(extraction):
+    """A sidecar's account of the checks of the anatomical fit.
+
+    Parameters
+    ----------
+    extraction : dict
+        What the brain extraction and the checks found.
+
+    Returns
+    -------
+    dict
+        ``AnatomicalChecks`` with ``Verdict`` and one entry per check.
+    """
+    from .anatomy.checks import verdict_of
+
+    checks = extraction["Checks"]
+    return {"AnatomicalChecks": {"Verdict": verdict_of(checks), **checks}}
+
+
+def registration(extraction):
+    """A sidecar's account of the registration.
+
+    Parameters
+    ----------
+    extraction : dict
+        What the brain extraction found.
+
+    Returns
+    -------
+    dict
+    """
+    scans = extraction.get("WithinTemplate")
+    if not scans:
+        return {"Method": "rigid, then affine"}
+    method = "rigid to the participant's unbiased template; the template's rigid, then affine"
+    return {"Method": method, "WithinTemplate": scans}
+
+
 def provenance(scan, settings, model):
     """What made a scan's results, for the sidecars that do not tell of the harmonization.
 
@@ -333,7 +404,7 @@ def inputs_sha256(scan, settings):
     """
     files = {
         "InputSHA256": scan.path,
-        "MaskSHA256": find_precomputed(scan, settings.derivatives, "desc-brain_mask.nii.gz"),
+        "MaskSHA256": find_mask(scan, settings.derivatives),
         "LesionSHA256": find_lesion(scan, settings.lesion_roi),
     }
     hashes = {}
@@ -392,11 +463,11 @@ def harmonization_block(settings, model, result, extraction, scan):
         },
         **inputs_sha256(scan, settings),
         "BrainExtraction": {
-            **{k: v for k, v in extraction.items() if k != "Warnings"},
+            **{k: v for k, v in extraction.items() if k not in _ELSEWHERE},
             "SkullStripT1w": settings.skull_strip_t1w,
         },
         "BiasCorrection": {"Method": "N4"},
-        "Registration": {"Method": "rigid, then affine"},
+        "Registration": registration(extraction),
         "SoftwareVersions": software_versions(),
         "CommandLine": command_line(settings, scan),
     }
@@ -459,7 +530,5 @@ def command_line(settings, scan):
         words += ["--lesion-roi", "PATH"]
     words += ["--random-seed", str(settings.random_seed)]
     words += ["--omp-nthreads", str(settings.omp_nthreads)]
-    words += [
-        f"--{name.replace('_', '-')}" for name in ("anat_only", "sloppy") if getattr(settings, name)
-    ]
+    words += [f"--{name.replace('_', '-')}" for name in _SWITCHES if getattr(settings, name)]
     return shlex.join(words)

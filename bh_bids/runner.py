@@ -186,8 +186,15 @@ def make_plan(settings):
         )
     threads = settings.omp_nthreads or _threads(settings.nprocs, len(scans))
     settings = replace(settings, output_spaces=tuple(spaces), device=device, omp_nthreads=threads)
-    keys = {scan.key: _key(scan, settings, model.metadata) for scan in scans}
+    groups = _templates(scans, settings)
+    keys = {
+        scan.key: _key(scan, settings, model.metadata, groups.get(scan.participant, ()))
+        for scan in scans
+    }
     todo = [scan for scan in scans if not is_done(scan, model.space, settings, keys[scan.key])]
+    # A common template needs all of its scans.
+    again = {scan.participant for scan in todo} & set(groups)
+    todo = [scan for scan in scans if scan in todo or scan.participant in again]
     return Plan(settings, scans, todo, model.metadata, keys)
 
 
@@ -209,9 +216,19 @@ def _threads(nprocs, scans):
     return max(1, min(8, nprocs // scans))
 
 
-def _key(scan, settings, model):
+def _templates(scans, settings):
+    """Participants whose scans get a common template, with their scans."""
+    if not settings.longitudinal:
+        return {}
+    own = {scan.participant: [] for scan in scans}
+    for scan in scans:
+        own[scan.participant].append(scan)
+    return {participant: scans for participant, scans in own.items() if len(scans) > 1}
+
+
+def _key(scan, settings, model, within):
     try:
-        return provenance_key(scan, settings, model)
+        return provenance_key(scan, settings, model, within)
     except OSError:  # the scan's own step says what is wrong with it
         return "unreadable"
 
@@ -370,7 +387,11 @@ def write_reports(plan, pages=True):
             continue
         try:
             page = write_participant_report(
-                output, participant, run_uuid=settings.run_uuid, scans=names
+                output,
+                participant,
+                run_uuid=settings.run_uuid,
+                scans=names,
+                anat_only=settings.anat_only,
             )
             pages_written.append((scans, findings, page))
         except OSError as error:

@@ -56,6 +56,8 @@ class Settings:
     skull_strip_t1w: str = "auto"
     template: str | None = None
     output_spaces: tuple = ()
+    force: bool = False
+    longitudinal: bool = False
     target: str | None = None
     comparators: tuple = FAST_COMPARATORS
     segmentation: bool = False

@@ -90,7 +90,8 @@ def init_single_participant_wf(*, participant, settings, scans, model, keys):
     """Build the workflow of one participant: every T1w scan of every session and run.
 
     Workflow Graph
-        per scan: anatomical fit → harmonization → derivatives, figures
+        per scan: anatomical fit → harmonization → derivatives, figures; with ``--longitudinal``
+        the scans' common template before
 
     Parameters
     ----------
@@ -115,12 +116,21 @@ def init_single_participant_wf(*, participant, settings, scans, model, keys):
     import nipype.pipeline.engine as pe
 
     workflow = pe.Workflow(name=f"sub_{_name(participant)}_wf")
+    within = scans if settings.longitudinal and len(scans) > 1 else []
+    if within:
+        from .longitudinal import init_longitudinal_wf
+
+        longitudinal = init_longitudinal_wf(scans=scans, settings=settings)
     for scan in scans:
-        workflow.add_nodes([init_scan_wf(scan, settings, model, keys[scan.key])])
+        single = init_scan_wf(scan, settings, model, keys[scan.key], within)
+        workflow.add_nodes([single])
+        for name in ("mask", "details", "to_space", "to_template") if within else ():
+            destination = f"anatomical_wf.inputnode.{name}"
+            workflow.connect(longitudinal, f"outputnode.{name}", single, destination)
     return workflow
 
 
-def init_scan_wf(scan, settings, model, key):
+def init_scan_wf(scan, settings, model, key, within=()):
     """Build the workflow of one scan.
 
     Workflow Graph
@@ -134,6 +144,8 @@ def init_scan_wf(scan, settings, model, key):
         Description of the target-domain model.
     key : str
         Provenance key.
+    within : sequence of bh_bids.dataset.Scan
+        The scans whose template gives this one's brain mask and registration, if any.
 
     Inputs
     ------
@@ -146,7 +158,7 @@ def init_scan_wf(scan, settings, model, key):
     import nipype.pipeline.engine as pe
 
     from bh_bids.derivatives import find_lesion
-    from bh_bids.interfaces.anatomical import MaskOnGrid
+    from bh_bids.interfaces.anatomical import MaskOnGrid, RequireChecks
     from bh_bids.memory import step_gb
 
     from .anatomical import init_anatomical_wf
@@ -155,7 +167,7 @@ def init_scan_wf(scan, settings, model, key):
 
     common = dict(scan=scan, settings=settings, model=model)
     workflow = pe.Workflow(name=scan_wf_name(scan))
-    anatomical = init_anatomical_wf(**common)
+    anatomical = init_anatomical_wf(**common, within=within)
     outputs = init_outputs_wf(**common, key=key)
     figures = init_figures_wf(**common)
     native_mask = pe.Node(
@@ -170,16 +182,23 @@ def init_scan_wf(scan, settings, model, key):
 
     workflow.connect(anatomical, "outputnode.mask", native_mask, "in_file")
     workflow.connect(native_mask, "out_file", outputs, "inputnode.mask")
-    wire(anatomical, outputs, "to_space", "from_space", "preproc", "preproc_mask")
+    wire(anatomical, outputs, "to_space", "from_space", "preproc", "preproc_mask", "details")
     wire(anatomical, figures, "t1w", "mask", "preproc", "preproc_mask")
     if settings.anat_only:
         return workflow
     harmonization = init_harmonization_wf(**common)
-    brain = ("preproc", "preproc_mask", "corrected", "mask", "to_space", "details")
+    gate = pe.Node(
+        RequireChecks(scan=scan.path.name, force=settings.force),
+        name="require_checks",
+        mem_gb=step_gb("sink", scan),
+    )
+    workflow.connect(anatomical, "outputnode.preproc", gate, "in_file")
+    workflow.connect(anatomical, "outputnode.details", gate, "details")
+    workflow.connect(gate, "out_file", harmonization, "inputnode.preproc")
+    brain = ("preproc_mask", "corrected", "mask", "to_space", "details")
     wire(anatomical, harmonization, *brain)
     if find_lesion(scan, settings.lesion_roi):
         wire(anatomical, harmonization, "lesion")
-    wire(anatomical, outputs, "details")
     wire(harmonization, outputs, "harmonized", "native", "result", "metrics", "trace")
     wire(harmonization, figures, "harmonized", "result")
     return workflow

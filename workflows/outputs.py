@@ -74,7 +74,15 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
         workflow.connect(inputs, source, node, "in_file")
         return node
 
-    _sink_anatomical(sink, scan, space, standard, key, origin)
+    preproc = _sink_anatomical(sink, scan, space, standard, key, origin)
+    checked = pe.Node(
+        Function(function=_checked_sidecar, output_names=["meta_dict"]),
+        name="sidecar_preproc",
+        mem_gb=step_gb("sink", scan),
+    )
+    checked.inputs.meta = preproc.inputs.meta_dict
+    workflow.connect(inputs, "details", checked, "details")
+    workflow.connect(checked, "meta_dict", preproc, "meta_dict")
     if settings.anat_only:
         return workflow
     columns = {**_dictionary(TRACE[settings.method]), **origin}
@@ -100,7 +108,7 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
 
 
 def _sink_anatomical(sink, scan, space, standard, key, origin):
-    """Sinks of brain masks, transforms and the preprocessed scan."""
+    """Sinks of brain masks, transforms and the preprocessed scan; the last is given back."""
     mask = {"Type": "Brain", "Description": "Brain mask", "Sources": [scan.uri], **origin}
     sink("ds_mask", "mask", desc="brain", suffix="mask", meta=mask)
     standard_mask = {**mask, "SpatialReference": space, "Resolution": RESOLUTION}
@@ -115,7 +123,7 @@ def _sink_anatomical(sink, scan, space, standard, key, origin):
     description = "Brain, bias-corrected and affinely registered, in the scan's own intensities"
     preproc = image_sidecar(scan, space=space, description=description)
     preproc |= {"ProvenanceKey": key, **origin}
-    sink("ds_preproc", "preproc", desc="preproc", suffix="T1w", meta=preproc, **standard)
+    preproc = sink("ds_preproc", "preproc", desc="preproc", suffix="T1w", meta=preproc, **standard)
     for source, ends in (("to_space", ("T1w", space)), ("from_space", (space, "T1w"))):
         direction = {"from": ends[0], "to": ends[1]}
         sink(
@@ -127,6 +135,7 @@ def _sink_anatomical(sink, scan, space, standard, key, origin):
             extension=".h5",
             **direction,
         )
+    return preproc
 
 
 def init_figures_wf(*, scan, settings, model, name="figures_wf"):
@@ -221,21 +230,26 @@ def _dictionary(columns):
     return {name: {"Description": text} for name, text in columns.items()}
 
 
+def _checked_sidecar(details, meta):
+    """Sidecar of a preprocessed image with its checks; runs as a node of its own."""
+    import json
+    from pathlib import Path
+
+    from bh_bids.derivatives import anatomical_checks
+
+    return {**meta, **anatomical_checks(json.loads(Path(details).read_text()))}
+
+
 def _harmonized_sidecar(result, details, scan, settings, model, space):
     """Sidecar of a harmonized image; runs as a node of its own."""
     import json
     from pathlib import Path
 
-    from bh_bids.derivatives import harmonization_block, image_sidecar
+    from bh_bids.derivatives import anatomical_checks, harmonization_block, image_sidecar
 
     where = f"in {space} space" if space else "on the scan's own grid"
-    block = harmonization_block(
-        settings,
-        model,
-        json.loads(Path(result).read_text()),
-        json.loads(Path(details).read_text()),
-        scan,
-    )
+    found = json.loads(Path(details).read_text())
+    block = harmonization_block(settings, model, json.loads(Path(result).read_text()), found, scan)
     description = f"Brain harmonized to the target domain of model {model['Name']}, {where}"
     sidecar = image_sidecar(scan, description=description, space=space or None)
-    return {**sidecar, "Harmonization": block}
+    return {**sidecar, **anatomical_checks(found), "Harmonization": block}

@@ -53,6 +53,23 @@ def n4_bias_field(volume, affine, mask, *, iterations=(50, 50, 50), spline_spaci
     return np.exp(_extend(log_field, coarse, volume.shape, affine))
 
 
+def rough_correction(volume, affine):
+    """A scan without the strongest of its bias field, before its brain is known.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        Whole head or brain, RAS axes.
+    affine : numpy.ndarray, shape (4, 4)
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (x, y, z)
+    """
+    inside = volume > 0.5 * downsample(volume, affine, 4.0)[0].mean()
+    return volume / n4_bias_field(volume, affine, inside, iterations=(20, 20))
+
+
 def _extend(log_field, coarse, shape, affine):
     """Resample a log field; beyond the coarse grid its border value holds on."""
     to_coarse = np.linalg.inv(coarse) @ affine

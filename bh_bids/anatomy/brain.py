@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from ..errors import InputError
 from .ants_images import deterministic, to_ants
-from .bias import n4_bias_field
-from .resampling import content_box, downsample, resample, voxel_sizes
+from .bias import rough_correction
+from .resampling import content_box, downsample, resample, voxel_sizes, voxel_volume
 from .templates import find_head_template
 
 WORKING_SPACING = 2.5
@@ -45,7 +45,7 @@ def is_skull_stripped(volume, affine):
     if content.mean() > 1 - MIN_BACKGROUND:
         return False
     largest = _largest_component(content)
-    volume_ml = largest.sum() * np.prod(voxel_sizes(affine)) / 1000
+    volume_ml = largest.sum() * voxel_volume(affine)
     if not BRAIN_VOLUME_ML[0] <= volume_ml <= BRAIN_VOLUME_ML[1]:
         return False
     if largest.sum() < 0.9 * content.sum():
@@ -86,7 +86,18 @@ def mask_of_skull_stripped(volume):
     return _without_holes(_largest_component(foreground(volume)))
 
 
-def brain_mask(volume, affine, *, mode="auto", given=None, template=None, seed=0, sloppy=False):
+def brain_mask(
+    volume,
+    affine,
+    *,
+    mode="auto",
+    given=None,
+    given_by="mask from --derivatives",
+    template=None,
+    seed=0,
+    sloppy=False,
+    force=False,
+):
     """Brain mask of a T1w scan, in the way that suits it.
 
     Parameters
@@ -98,10 +109,14 @@ def brain_mask(volume, affine, *, mode="auto", given=None, template=None, seed=0
         ``skip`` takes the scan as already skull-stripped, ``force`` as not, ``auto`` looks.
     given : numpy.ndarray of bool, shape (x, y, z), optional
         A mask made elsewhere; it is used as it is.
+    given_by : str
+        What made it.
     template : str, optional
         TemplateFlow name of a head template; the packaged one without.
     seed : int
     sloppy : bool
+    force : bool
+        Go on with a mask of no brain's volume.
 
     Returns
     -------
@@ -116,15 +131,16 @@ def brain_mask(volume, affine, *, mode="auto", given=None, template=None, seed=0
     """
     warnings = []
     if given is not None:
-        mask, method = given, "mask from --derivatives"
+        mask, method = given, given_by
     elif mode == "skip" or (mode == "auto" and is_skull_stripped(volume, affine)):
         mask, method = mask_of_skull_stripped(volume), "none (already skull-stripped)"
     else:
         head, notes = find_head_template(template)
         mask, method = extract_brain(volume, affine, head, seed=seed, sloppy=sloppy), head.method
         warnings += notes
-    volume_ml = float(mask.sum() * np.prod(voxel_sizes(affine)) / 1000)
-    if not BRAIN_VOLUME_ML[0] <= volume_ml <= BRAIN_VOLUME_ML[1]:
+    volume_ml = float(mask.sum() * voxel_volume(affine))
+    plausible = BRAIN_VOLUME_ML[0] <= volume_ml <= BRAIN_VOLUME_ML[1]
+    if not plausible and not (force and volume_ml):
         raise InputError(
             f"The brain mask ({method}) has {volume_ml:.0f} ml, which is no brain: check that the "
             "scan is a T1w head in its true orientation, or give a mask with --derivatives."
@@ -150,9 +166,7 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
     -------
     numpy.ndarray of bool, shape (x, y, z)
     """
-    rough = downsample(volume, affine, 4.0)[0]
-    inside = volume > 0.5 * rough.mean()
-    corrected = volume / n4_bias_field(volume, affine, inside, iterations=(20, 20))
+    corrected = rough_correction(volume, affine)
     small, grid = downsample(corrected, affine, SLOPPY_SPACING if sloppy else WORKING_SPACING)
     # Beyond the head's brightest fat, intensities carry no anatomy but pull the metric.
     small = np.clip(small, 0, np.percentile(small[small > small.mean()], 98))

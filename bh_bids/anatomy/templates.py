@@ -9,10 +9,13 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
-from .resampling import downsample
+from .resampling import downsample, resample
 
 HEAD_TEMPLATE_DIR = Path(str(files("bh_bids.data") / "template"))
 DEFAULT_SPACE = "MNI152NLin2009aSym"
+HEAD_SPACING = 2.0
+"""mm; head templates are used at it."""
+_MODIFIERS = {"cohort": "cohort", "res": "resolution"}
 
 
 @cache
@@ -82,12 +85,14 @@ def find_head_template(name=None):
     Parameters
     ----------
     name : str, optional
-        TemplateFlow name; it is taken from TemplateFlow's cache, or else from the network. The
-        packaged template without a name, or where the named one cannot be had.
+        TemplateFlow name, with a cohort and a resolution where wanted, as
+        ``MNIPediatricAsym:cohort-2:res-1``; it is taken from TemplateFlow's cache, or else from the
+        network. The packaged template without a name, or where the named one cannot be had.
 
     Returns
     -------
     template : HeadTemplate
+        Its ``method`` says where it came from.
     notes : list of str
         Sentences, empty if there is nothing to tell.
     """
@@ -104,6 +109,39 @@ def find_head_template(name=None):
         return packaged_head(), [note]
 
 
+def template_name(text):
+    """A template's name and its modifiers.
+
+    Parameters
+    ----------
+    text : str
+        ``NAME[:cohort-LABEL][:res-LABEL]``.
+
+    Returns
+    -------
+    name : str
+    entities : dict
+        ``cohort`` and ``resolution``, as far as they are given.
+
+    Raises
+    ------
+    InputError
+    """
+    name, *modifiers = text.split(":")
+    entities = {}
+    for modifier in modifiers:
+        key, _, value = modifier.partition("-")
+        if key not in _MODIFIERS or not value.isalnum() or _MODIFIERS[key] in entities:
+            raise InputError(
+                f"The template {text!r} cannot be read: write NAME, NAME:cohort-LABEL, "
+                "NAME:res-LABEL, or NAME:cohort-LABEL:res-LABEL."
+            )
+        entities[_MODIFIERS[key]] = int(value) if value.isdigit() else value
+    if not name.isalnum():
+        raise InputError(f"The template {text!r} cannot be read: a name is letters and digits.")
+    return name, entities
+
+
 @cache
 def packaged_head():
     """Packaged average head and its brain probability map, in MNI152 space, 2 mm.
@@ -117,24 +155,54 @@ def packaged_head():
     return HeadTemplate(volume, probability / 255, affine, "SyN of the packaged head template")
 
 
-def _from_templateflow(name):
+def _from_templateflow(text):
     from templateflow import api
 
+    name, entities = template_name(text)
     if name not in api.templates():
         raise InputError(f"TemplateFlow knows no template {name}")
-    wanted = dict(extension=".nii.gz", raise_empty=True)
-    head = _first(api.get(name, resolution=1, suffix="T1w", desc=None, **wanted))
+    head = _choose(api, name, {**entities, "suffix": "T1w", "desc": None})
+    wanted = {k: v for k, v in _entities(head).items() if k in ("cohort", "resolution")}
     try:
-        brain = _first(api.get(name, resolution=1, label="brain", suffix="probseg", **wanted))
-    except Exception:
-        brain = _first(api.get(name, resolution=1, desc="brain", suffix="mask", **wanted))
-    volume, affine = downsample(*_read(head), 2.0)
-    probability = downsample(*_read(brain), 2.0)[0]
-    return HeadTemplate(volume, probability, affine, f"SyN of TemplateFlow's {name}")
+        brain = _choose(api, name, {**wanted, "suffix": "probseg", "label": "brain"})
+    except InputError:
+        brain = _choose(api, name, {**wanted, "suffix": "mask", "desc": "brain"})
+    cached = all(path.is_file() and path.stat().st_size for path in (head, brain))
+    if not cached:
+        for path in (head, brain):
+            api.get(name, **_entities(path), extension=".nii.gz", raise_empty=True)
+    volume, affine = _read(head)
+    probability, grid = _read(brain)
+    if probability.shape != volume.shape or not np.allclose(grid, affine, atol=1e-3):
+        probability = resample(probability, grid, volume.shape, affine)
+    small, coarse = downsample(volume, affine, HEAD_SPACING)
+    small_probability = downsample(probability / max(probability.max(), 1e-6), affine, HEAD_SPACING)
+    source = "its cache" if cached else "the network"
+    method = f"SyN of TemplateFlow's {text}, {head.name}, from {source}"
+    return HeadTemplate(small, small_probability[0], coarse, method)
 
 
-def _first(found):
-    return Path(found[0] if isinstance(found, list) else found)
+def _choose(api, name, entities):
+    """The one file of a template that is meant; at 1 mm where no resolution was asked for."""
+    found = [Path(p) for p in api.ls(name, extension=".nii.gz", **entities)]
+    if len(found) > 1 and "resolution" not in entities:
+        found = [p for p in found if _entities(p).get("resolution") == 1] or found
+    if not found:
+        asked = ", ".join(f"{k} {v}" for k, v in entities.items() if v is not None)
+        raise InputError(f"TemplateFlow's {name} has no image with {asked}")
+    cohorts = sorted({str(_entities(p).get("cohort")) for p in found})
+    if len(cohorts) > 1:
+        raise InputError(f"{name} has the cohorts {', '.join(cohorts)}: write {name}:cohort-LABEL")
+    return sorted(found)[0]
+
+
+def _entities(path):
+    """TemplateFlow's entities of a file's name, in the words of its interface."""
+    parts = path.name.split(".")[0].split("_")
+    found = dict(part.split("-", 1) for part in parts if "-" in part)
+    names = {"res": "resolution", "cohort": "cohort", "label": "label", "desc": "desc"}
+    entities = {names[k]: int(v) if v.isdigit() else v for k, v in found.items() if k in names}
+    return {"desc": None, **entities, "suffix": parts[-1]}
 
 
 def _read(path):

@@ -118,6 +118,12 @@ def _add_anatomy(group):
     add("--skull-strip-t1w", choices=("auto", "skip", "force"),
         help="skip: scans are skull-stripped already; force: extract the brain anyway; auto: look "
         "(default)")  # fmt: skip
+    add("--force", action="store_true",
+        help="harmonize scans whose mask or registration failed the automatic checks, too"
+        )  # fmt: skip
+    add("--longitudinal", action="store_true",
+        help="one unbiased template of each participant's scans: one brain mask and one "
+        "registration for all of them")  # fmt: skip
     completed(add("--lesion-roi", "--lesion_roi", type=Path, metavar="DIR",
         help="folder with lesion masks, sub-01/anat/sub-01_label-lesion_roi.nii.gz; nothing is "
         "estimated inside them (default: those beside the scans)"), DIRECTORY)  # fmt: skip
@@ -125,8 +131,8 @@ def _add_anatomy(group):
         help="stop before harmonization: what bh-model train takes as a target domain's scans"
         )  # fmt: skip
     add("--template", metavar="NAME",
-        help="TemplateFlow head template for brain extraction, from its cache or the network "
-        "(default: the packaged one)")  # fmt: skip
+        help="TemplateFlow head template for brain extraction, NAME[:cohort-LABEL][:res-LABEL], "
+        "from its cache or the network (default: the packaged one)")  # fmt: skip
 
 
 def _add_group(group):
@@ -289,6 +295,10 @@ def _check(settings, parser):
     choices = {"analysis_level": ("participant", "group"), "method": METHODS,
                "output_layout": LAYOUTS,
                "skull_strip_t1w": ("auto", "skip", "force")}  # fmt: skip
+    if settings.template:
+        from ..anatomy.templates import template_name
+
+        template_name(settings.template)
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
             parser.error(f"{name} must be one of {', '.join(allowed)}")

@@ -44,11 +44,14 @@ class ConformT1w(SimpleInterface):
 class _ExtractInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="T1w image on RAS axes")
     mode = traits.Enum("auto", "skip", "force", usedefault=True, desc="as --skull-strip-t1w")
-    mask = File(exists=True, desc="brain mask from --derivatives, on any axes")
+    mask = File(exists=True, desc="brain mask made before, on any axes")
+    mask_by = traits.Str("mask from --derivatives", usedefault=True, desc="what made it")
     template = traits.Str(desc="TemplateFlow head template; the packaged one without")
     seed = traits.Int(0, usedefault=True)
     sloppy = traits.Bool(False, usedefault=True)
+    force = traits.Bool(False, usedefault=True, desc="take a mask of no brain's volume, too")
     warnings = traits.List(traits.Str, desc="what was noticed before")
+    lacking = traits.Str(desc="names of --derivatives that hold no mask of the scan")
 
 
 class _ExtractOutputSpec(TraitedSpec):
@@ -75,12 +78,19 @@ class ExtractBrain(SimpleInterface):
             affine,
             mode=self.inputs.mode,
             given=given,
+            given_by=self.inputs.mask_by,
             template=self.inputs.template if isdefined(self.inputs.template) else None,
             seed=self.inputs.seed,
             sloppy=self.inputs.sloppy,
+            force=self.inputs.force,
         )
         if isdefined(self.inputs.warnings):
             details["Warnings"] = [*self.inputs.warnings, *details["Warnings"]]
+        if isdefined(self.inputs.lacking):
+            details["Warnings"].append(
+                f"No brain mask of this scan was found in {self.inputs.lacking} (--derivatives): "
+                "one was made."
+            )
         out = save_nifti(mask, affine, Path(runtime.cwd) / "mask.nii.gz", np.uint8)
         details_file = Path(runtime.cwd) / "details.json"
         details_file.write_text(json.dumps(details))
@@ -200,6 +210,77 @@ class ResampleToModel(SimpleInterface):
             moved = resample(lesion, affine, moved_mask.shape, grid, matrix) > 0.5
             out = save_nifti(moved, grid, folder / "lesion.nii.gz", np.uint8, code=4)
             self._results["out_lesion"] = str(out)
+        return runtime
+
+
+class _CheckInputSpec(BaseInterfaceInputSpec):
+    mask = File(exists=True, mandatory=True, desc="brain mask on the scan's RAS grid")
+    transform = File(exists=True, mandatory=True, desc="from the scan to the model's space")
+    preproc = File(exists=True, mandatory=True, desc="brain on the model's grid")
+    preproc_mask = File(exists=True, mandatory=True)
+    details = File(exists=True, mandatory=True, desc="JSON of the brain extraction")
+
+
+class _CheckOutputSpec(TraitedSpec):
+    details = File(desc="the same with Checks, and their cautions among the Warnings")
+
+
+class CheckAnatomy(SimpleInterface):
+    """Automatic checks of the anatomical fit."""
+
+    input_spec = _CheckInputSpec
+    output_spec = _CheckOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..anatomy.checks import check_anatomy
+        from ..anatomy.images import read_ras
+        from ..anatomy.registration import image_matrix
+
+        mask, affine = read_ras(self.inputs.mask)
+        preproc, grid = read_ras(self.inputs.preproc)
+        checks = check_anatomy(
+            mask > 0,
+            affine,
+            preproc,
+            read_ras(self.inputs.preproc_mask)[0] > 0,
+            grid,
+            image_matrix(self.inputs.transform),
+        )
+        details = json.loads(Path(self.inputs.details).read_text())
+        doubts = [c["Sentence"] for c in checks.values() if c["State"] != "pass"]
+        details["Warnings"] = [*details["Warnings"], *doubts]
+        details["Checks"] = checks
+        out = Path(runtime.cwd) / "details.json"
+        out.write_text(json.dumps(details))
+        self._results["details"] = str(out)
+        return runtime
+
+
+class _RequireInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="brain on the model's grid")
+    details = File(exists=True, mandatory=True, desc="JSON with the checks")
+    scan = traits.Str(mandatory=True, desc="name of the scan's file")
+    force = traits.Bool(False, usedefault=True, desc="let it pass whatever the checks say")
+
+
+class RequireChecks(SimpleInterface):
+    """Let a brain pass to the harmonization only if none of its checks failed."""
+
+    input_spec = _RequireInputSpec
+    output_spec = _OneFileOutputSpec
+
+    def _run_interface(self, runtime):
+        from ..errors import InputError
+
+        checks = json.loads(Path(self.inputs.details).read_text())["Checks"]
+        failed = [c["Sentence"] for c in checks.values() if c["State"] == "fail"]
+        if failed and not self.inputs.force:
+            raise InputError(
+                f"{self.inputs.scan} was not harmonized, its anatomy failed a check: "
+                f"{' '.join(failed)} Look at its mask and registration in the report; give a mask "
+                "with --derivatives, or harmonize it all the same with --force."
+            )
+        self._results["out_file"] = self.inputs.in_file
         return runtime
 
 

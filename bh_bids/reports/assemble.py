@@ -74,10 +74,24 @@ _METHOD_TEXTS = {
         "should not be trusted.",
     ),
 }
+_CHECKS = {
+    "MaskVolume": "Mask's volume",
+    "FieldOfView": "Field of view",
+    "TemplateOverlap": "Overlap with the template",
+    "Registration": "Registration",
+    "Contrast": "Contrast",
+}
 
 
 def write_participant_report(
-    output_dir, participant, *, run_uuid=None, scans=(), command_line=None, version=None
+    output_dir,
+    participant,
+    *,
+    run_uuid=None,
+    scans=(),
+    command_line=None,
+    version=None,
+    anat_only=False,
 ):
     """Write ``sub-<participant>.html`` from the derivatives alone.
 
@@ -96,6 +110,8 @@ def write_participant_report(
         Shown under *About*; the sidecars' without.
     version : str, optional
         The program's version, where no sidecar says it.
+    anat_only : bool
+        Whether no harmonized images were asked for.
 
     Returns
     -------
@@ -115,11 +131,11 @@ def write_participant_report(
         )
     output_dir = Path(output_dir)
     findings = collect(output_dir, label, run_uuid=run_uuid, scans=scans)
-    page = _render(findings, output_dir, command_line=command_line, version=version)
+    page = _render(findings, output_dir, anat_only, command_line=command_line, version=version)
     return write_text(output_dir / f"sub-{label}.html", page)
 
 
-def _render(findings, output_dir, *, command_line, version):
+def _render(findings, output_dir, anat_only, *, command_line, version):
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
@@ -130,7 +146,7 @@ def _render(findings, output_dir, *, command_line, version):
     )
     environment.filters["number"] = format_number
     counter = iter(range(1, 10_000))
-    scans = [_scan_view(scan, output_dir, counter) for scan in findings.scans]
+    scans = [_scan_view(scan, output_dir, counter, anat_only) for scan in findings.scans]
     add_viewers(scans, [scan.viewer for scan in findings.scans], findings.problems)
     crashes = [_crash_view(crash, output_dir) for crash in findings.crashes]
     sidecars = [scan.sidecar for scan in findings.scans if scan.sidecar]
@@ -151,6 +167,7 @@ def _render(findings, output_dir, *, command_line, version):
         crashes=crashes,
         problems=findings.problems,
         failures=failures,
+        anat_only=anat_only,
         failed_scans=failed_scans,
         state=_overall(scans, failures),
         software=dict(sorted(software.items())),
@@ -168,7 +185,7 @@ def _overall(scans, failures):
     return "warn" if "warn" in states else "pass"
 
 
-def _scan_view(scan, output_dir, counter):
+def _scan_view(scan, output_dir, counter, anat_only):
     block = scan.harmonization
     method = str(block.get("Method") or scan.metrics.get("method") or "")
     decisions = decision_rows(block)
@@ -178,8 +195,9 @@ def _scan_view(scan, output_dir, counter):
         "id": f"scan-{scan.key}",
         "key": scan.key,
         "label": scan.label,
-        "state": verdict(scan),
+        "state": verdict(scan, anat_only),
         "guards": guards_of(scan),
+        "checks": _check_rows(scan.checks),
         "converged": converged,
         "source": _source_scanner(scan.sidecar),
         "target": describe_domain(block.get("TargetDomain")),
@@ -201,11 +219,19 @@ def _scan_view(scan, output_dir, counter):
         "figures": [
             _figure_view(name, method, scan.figures.get(name), output_dir, counter)
             for name in FIGURES
-            if name in scan.figures or scan.sidecar
+            if name in scan.figures or (scan.sidecar and not anat_only)
         ],
         "parameters": block.get("Parameters") if isinstance(block.get("Parameters"), dict) else {},
         "sidecar": json.dumps(scan.sidecar, indent=2, ensure_ascii=False) if scan.sidecar else "",
     }
+
+
+def _check_rows(checks):
+    """The anatomy's checks: name, state and sentence."""
+    return [
+        {"name": _CHECKS.get(name, name), "state": str(c["State"]), "sentence": str(c["Sentence"])}
+        for name, c in checks.items()
+    ]
 
 
 def _truth(value):

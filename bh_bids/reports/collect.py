@@ -31,6 +31,7 @@ class Scan:
     trace: list = field(default_factory=list)
     figures: dict = field(default_factory=dict)  # name -> path
     viewer: dict | None = None  # volumes of the slice viewer
+    checks: dict = field(default_factory=dict)  # of the anatomy: name -> State, Value, Sentence
 
     @property
     def label(self):
@@ -87,6 +88,8 @@ def guards_of(scan):
     guards = scan.harmonization.get("Guards")
     if isinstance(guards, list):
         return [str(g) for g in guards]
+    if not scan.metrics:
+        return [str(c["Sentence"]) for c in scan.checks.values() if c["State"] != "pass"]
     text = guards or scan.metrics.get("guards") or ""
     return [part.strip() for part in str(text).split("|") if part.strip()]
 
@@ -103,10 +106,13 @@ def verdict(scan, anat_only=False):
     Returns
     -------
     {"pass", "warn", "fail"}
-        ``fail``: there is no result; ``warn``: there are cautions.
+        ``fail``: there is no result, or a check of the anatomy failed where none was asked for;
+        ``warn``: there are cautions.
     """
     if scan is None or not (scan.sidecar or scan.metrics):
-        return "pass" if anat_only else "fail"
+        states = {check["State"] for check in scan.checks.values()} if scan else set()
+        found = next((state for state in ("fail", "warn") if state in states), "pass")
+        return found if anat_only else "fail"
     return "warn" if guards_of(scan) else "pass"
 
 
@@ -174,6 +180,10 @@ def collect(output_dir, participant, *, run_uuid=None, scans=()):
         content = _read(path, json.loads, problems)
         if isinstance(content, dict):
             _scan(found, path).sidecar = content
+    for path in sorted(folder.rglob("*_desc-preproc_T1w.json")):
+        content = _read(path, json.loads, problems)
+        if isinstance(content, dict):
+            _scan(found, path).checks = _checks(content.get("AnatomicalChecks"))
     for path in sorted(folder.rglob("*_desc-harmonization_metrics.tsv")):
         rows = _read(path, _table, problems)
         if rows:
@@ -190,6 +200,16 @@ def collect(output_dir, participant, *, run_uuid=None, scans=()):
 def _scan(found, path):
     key = scan_key(path)
     return found.setdefault(key, Scan(key))
+
+
+def _checks(block):
+    """Checks of a sidecar that are whole."""
+    items = block.items() if isinstance(block, dict) else ()
+    return {
+        name: check
+        for name, check in items
+        if isinstance(check, dict) and {"State", "Value", "Sentence"} <= check.keys()
+    }
 
 
 def _read(path, parse, problems):

@@ -245,3 +245,42 @@ def test_names_with_every_kind_of_label_make_workflows(settings, scans, model, t
         keys={scan.key: "k" for scan in [*scans, odd]},
     )
     assert "conform" in nodes_of(workflow, odd.key)
+
+
+def test_scans_of_one_participant_share_a_template_if_asked(build, settings, scans):
+    """One mask and one registration for all, those who have one scan have their own."""
+    workflow = build(replace(settings, longitudinal=True))
+    counts = {scan.participant: 0 for scan in scans}
+    for scan in scans:
+        counts[scan.participant] += 1
+    assert min(counts.values()) == 1 < max(counts.values())
+    for scan in scans:
+        own = set(nodes_of(workflow, scan.key))
+        shared = {"conform", "bias_field", "resample", "checks", "from_template"}
+        if counts[scan.participant] > 1:
+            assert shared | HARMONIZATION <= own and not own & {"brain_mask", "register"}
+        else:
+            assert own >= ANATOMY | HARMONIZATION and "from_template" not in own
+    names = [name for name in workflow.list_node_names() if name.endswith(".within_template")]
+    assert len(names) == sum(count > 1 for count in counts.values())
+    for name in names:
+        files = workflow.get_node(name).inputs.in_files
+        part = next(part for part in name.split(".") if part.startswith("sub_"))
+        participant = part.removeprefix("sub_").removesuffix("_wf")
+        assert files == [str(scan.path) for scan in scans if scan.participant == participant]
+
+
+def test_each_scan_takes_its_own_transform_to_the_template(build, settings, scans):
+    workflow = build(replace(settings, longitudinal=True))
+    for participant in {scan.participant for scan in scans}:
+        own = [scan for scan in scans if scan.participant == participant]
+        if len(own) > 1:
+            picks = [nodes_of(workflow, s.key)["sidecar_own_transform"].inputs.index for s in own]
+            assert picks == [[k] for k in range(len(own))]
+
+
+def test_a_forced_run_forces_the_steps_that_refuse(build, settings, scans):
+    for force in (False, True):
+        nodes = nodes_of(build(replace(settings, force=force)), scans[0].key)
+        assert nodes["require_checks"].inputs.force is force
+        assert nodes["brain_mask"].inputs.force is force

@@ -91,6 +91,7 @@ def test_expected_times_follow_this_computer():
 
 def test_every_long_step_of_the_workflow_has_an_expected_time(small_model, tmp_path):
     import json
+    from dataclasses import replace
     from pathlib import Path
 
     from bh_bids.workflows.base import init_bh_bids_wf
@@ -105,12 +106,20 @@ def test_every_long_step_of_the_workflow_has_an_expected_time(small_model, tmp_p
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_bytes(b"")
     scans = [Scan(tmp_path / path, "01", None, f"bids:raw:{path}")]
+    second = tmp_path / "sub-01/anat/sub-01_run-2_T1w.nii.gz"
+    second.write_bytes(b"")
     base = dict(model=str(small_model), device="cpu", omp_nthreads=1, nprocs=4, mem_gb=8)
     base["output_spaces"] = ("T1w", "MNI152NLin2009aSym")
     settings = Settings(tmp_path, tmp_path / "out", work_dir=tmp_path / "work", **base)
     workflow = init_bh_bids_wf(settings=settings, scans=scans, model=model, keys={"sub-01": "k"})
-    told = _told(node.name for node in workflow._get_all_nodes())
-    assert told == set(STEP_SECONDS)
+    together = init_bh_bids_wf(
+        settings=replace(settings, longitudinal=True),
+        scans=[*scans, Scan(second, "01", None, "bids:raw:second")],
+        model=model,
+        keys={"sub-01": "k", "sub-01_run-2": "k"},
+    )
+    nodes = [*workflow._get_all_nodes(), *together._get_all_nodes()]
+    assert _told(node.name for node in nodes) == set(STEP_SECONDS)
     cost = expect(settings, workflow, model)
     assert cost["at_once"] == 1 and 60 < cost["seconds"] < 600 and 1 < cost["memory_gb"] < 9
 
