@@ -11,7 +11,7 @@ from bh_bids.dataset import Scan
 from bh_bids.derivatives import (
     expected_outputs,
     file_sha256,
-    find_precomputed,
+    find_mask,
     harmonization_block,
     intensity_map,
     is_done,
@@ -114,11 +114,47 @@ def test_a_mask_that_appears_or_changes_is_used(scan, settings, model, finished,
     path = tmp_path / "masks" / scan.folder / f"{scan.key}_desc-brain_mask.nii.gz"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mask")
-    assert find_precomputed(scan, masks.derivatives, "desc-brain_mask.nii.gz") == path
+    assert find_mask(scan, masks.derivatives) == path
     first = provenance_key(scan, masks, model)
     assert first != finished
     path.write_bytes(b"another mask")
     assert provenance_key(scan, masks, model) != first
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub-01_ses-A_run-2_desc-brain_mask.nii.gz",  # fMRIPrep, sMRIPrep, this program
+        "sub-01_ses-A_run-2_label-brain_mask.nii.gz",  # BIDS Derivatives 1.8
+        "sub-01_ses-A_run-2_desc-brain_mask.nii",
+    ],
+)
+def test_masks_are_found_by_their_bids_names(scan, tmp_path, name):
+    folders = {"first": tmp_path / "first", "second": tmp_path / "second"}
+    assert find_mask(scan, folders) is None
+    # Another run's, and one in a standard space, are not this scan's.
+    for folder, other in (
+        ("first", name.replace("run-2", "run-1")),
+        ("first", name.replace("run-2", f"run-2_space-{SPACE}_res-1")),
+        ("second", name),
+    ):
+        path = folders[folder] / scan.folder / other
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mask")
+    assert find_mask(scan, folders) == path
+    first = folders["first"] / scan.folder / name
+    first.write_bytes(b"mask")
+    assert find_mask(scan, folders) == first
+
+
+def test_scans_of_a_common_template_depend_on_each_other(scan, settings, model):
+    second = replace(scan, path=scan.path.with_name("sub-01_ses-A_run-3_T1w.nii.gz"))
+    second.path.write_bytes(b"other intensities")
+    alone = provenance_key(scan, settings, model)
+    together = provenance_key(scan, settings, model, [scan, second])
+    assert together != alone
+    second.path.write_bytes(b"changed")
+    assert provenance_key(scan, settings, model, [scan, second]) not in (alone, together)
 
 
 def test_every_single_file_counts(scan, settings, model, finished):

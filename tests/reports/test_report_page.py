@@ -343,6 +343,53 @@ def test_cautions_are_shown_before_the_pictures(tmp_path, figures):
     assert "stopped at the last iteration" in page.words
 
 
+def add_checks(root, states, key="sub-01"):
+    """The sidecar of a preprocessed scan with these checks."""
+    checks = {
+        name: {"State": state, "Value": 1.0, "Sentence": f"{name} is as found."}
+        for name, state in states.items()
+    }
+    folder = root / "sub-01" / "anat"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key}_space-MNI152NLin2009aSym_res-1_desc-preproc_T1w.json"
+    path.write_text(json.dumps({"AnatomicalChecks": {"Verdict": "fail", **checks}}))
+
+
+def test_a_scan_whose_anatomy_failed_says_so_at_the_top(tmp_path):
+    add_checks(tmp_path, {"MaskVolume": "pass", "Contrast": "fail"})
+    text = write_participant_report(tmp_path, "01").read_text()
+    page = check_page(tmp_path / "sub-01.html")
+    assert "1 of 1 scan not harmonized" in page.words
+    summary = text[text.index('id="summary"') : text.index('id="scan-sub-01"')]
+    assert "Contrast is as found." in summary and "MaskVolume" not in summary
+    assert "Checks of mask and registration" in page.words
+    assert "Mask's volume" in page.words and "MaskVolume is as found." in page.words
+
+
+@pytest.mark.parametrize(
+    ("state", "word"), [("pass", "Preprocessed; none"), ("warn", "Preprocessed, with cautions")]
+)
+def test_without_harmonization_the_checks_are_the_verdict(tmp_path, state, word):
+    add_checks(tmp_path, {"MaskVolume": state})
+    write_participant_report(tmp_path, "01", anat_only=True)
+    words = check_page(tmp_path / "sub-01.html").words
+    assert word in words and "armonized" not in words.split("What the program")[0][:400]
+
+
+def test_without_harmonization_a_failed_check_fails(tmp_path):
+    add_checks(tmp_path, {"MaskVolume": "fail"})
+    write_participant_report(tmp_path, "01", anat_only=True)
+    assert "1 of 1 scan failed" in check_page(tmp_path / "sub-01.html").words
+
+
+def test_damaged_checks_do_not_break_the_page(tmp_path):
+    add_checks(tmp_path, {"MaskVolume": "pass"})
+    path = next(tmp_path.rglob("*preproc_T1w.json"))
+    for content in ("[]", '{"AnatomicalChecks": 3}', '{"AnatomicalChecks": {"A": {"State": 1}}}'):
+        path.write_text(content)
+        check_page(write_participant_report(tmp_path, "01"))
+
+
 def test_scans_are_known_by_their_own_entities():
     name = "sub-01_ses-A_acq-mprage_run-2_space-MNI152NLin2009aSym_res-1_desc-harmonized_T1w.json"
     assert scan_key(name) == "sub-01_ses-A_acq-mprage_run-2"
