@@ -89,12 +89,13 @@ def plan(heads, extent):
     contrasts, resolutions = list(CONTRASTS), list(RESOLUTIONS)
     if extent == "full":
         return [(h, c, r) for h in heads for c in contrasts for r in resolutions]
+    # Wherever it is stopped, contrasts, resolutions and heads have had about as many turns.
     cases = [
-        (heads[(i + j) % len(heads)], contrast, resolution)
+        (heads[(i + 2 * k) % len(heads)], contrast, resolutions[(i + k) % len(resolutions)])
+        for k in range(len(resolutions))
         for i, contrast in enumerate(contrasts)
-        for j, resolution in enumerate(resolutions)
     ]
-    return cases[::4] + cases[-2:-1] if extent == "quick" else cases
+    return cases[: len(contrasts)] if extent == "quick" else cases
 
 
 @cache

@@ -6,6 +6,7 @@ probability is cut at one half.
 """
 
 import tempfile
+from functools import partial
 
 import ants
 import numpy as np
@@ -186,46 +187,53 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
     return _without_holes(refine_mask(corrected, core, voxel_sizes(affine)))
 
 
-def refine_mask(volume, core, sizes, *, reach=4.0, range_=(0.55, 1.7), bridge=2.0):
-    """Let a mask grow to the cortex's edge, but never far.
+def refine_mask(volume, core, sizes, *, reach=4.0, brightest=1.7, bridge=2.0, sulci=5.0):
+    """Let a mask move to the cortex's edge, but never far.
 
-    An averaged head's probability map is cut a little inside the gyri's crowns. From there the mask
-    follows voxels as bright as brain; the dark rim of cerebrospinal fluid and bone stops it.
+    An averaged head's probability map is cut a little inside the gyri's crowns, or outside them
+    where much fluid surrounds the brain. From deep inside the mask follows voxels as bright as
+    brain; the dark rim of cerebrospinal fluid and bone stops it.
 
     Parameters
     ----------
     volume : numpy.ndarray, shape (x, y, z)
         Bias-corrected T1w volume.
     core : numpy.ndarray of bool, shape (x, y, z)
-        Mask to start from; all of it is kept.
+        Mask to start from.
     sizes : sequence of float
         Voxel sizes in mm.
     reach : float
-        Farthest distance from the core in mm.
-    range_ : tuple of float
-        Darkest and brightest brain, as shares of the core's median; vessels are brighter.
+        Farthest distance in mm, outwards and inwards, that the mask's border moves.
+    brightest : float
+        Brightest brain, as share of the core's median; vessels are brighter.
     bridge : float
-        Radius in mm of the opening that cuts thin bridges to other tissue, and of the closing that
-        takes in narrow sulci.
+        Radius in mm of the opening that cuts thin bridges to other tissue.
+    sulci : float
+        Radius in mm of the closing that takes in sulci.
 
     Returns
     -------
     numpy.ndarray of bool, shape (x, y, z)
     """
-    box = content_box(core, margin=int(np.ceil((reach + bridge) / min(sizes))) + 1)
-    inner = core[box]
-    distance = ndimage.distance_transform_edt(~inner, sampling=sizes)
-    relative = volume[box] / np.median(volume[core])
-    like_brain = (relative > range_[0]) & (relative < range_[1])
-    grown = ndimage.binary_propagation(inner, mask=inner | (like_brain & (distance <= reach)))
-    eroded = ndimage.distance_transform_edt(grown, sampling=sizes) > bridge
-    opened = ndimage.distance_transform_edt(~eroded, sampling=sizes) <= bridge
-    kept = inner | (grown & opened)
-    spread = ndimage.distance_transform_edt(~kept, sampling=sizes) <= bridge
-    closed = ndimage.distance_transform_edt(spread, sampling=sizes) > bridge
+    relative = volume / np.median(volume[core])
+    box = content_box(core, margin=int(np.ceil((reach + sulci) / min(sizes))) + 1)
+    edt = partial(ndimage.distance_transform_edt, sampling=sizes)
+    like_brain = (relative[box] > _darkest_brain(relative[core])) & (relative[box] < brightest)
+    deep = edt(core[box]) > reach
+    zone = edt(~core[box]) <= reach
+    grown = ndimage.binary_propagation(deep, mask=deep | (like_brain & zone))
+    opened = edt(~(edt(grown) > bridge)) <= bridge
+    kept = deep | (grown & opened)
+    closed = edt(edt(~kept) <= sulci) > sulci
     refined = np.zeros_like(core)
-    refined[box] = _largest_component(kept | (closed & (distance <= reach)))
+    refined[box] = _largest_component(kept | (closed & zone))
     return refined
+
+
+def _darkest_brain(relative):
+    """Halfway between fluid, the darkest in a brain, and grey matter, whatever the contrast is."""
+    fluid, grey = np.percentile(relative, [1, 30])
+    return float(np.clip((fluid + grey) / 2, 0.4, 0.75))
 
 
 def _largest_component(mask):

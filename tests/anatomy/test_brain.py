@@ -147,6 +147,30 @@ def test_a_mask_grows_to_the_brains_edge_and_no_farther(layers, tools):
     assert refined[distance > 25].sum() == 0
 
 
+def test_a_mask_that_is_too_large_draws_back_to_the_brains_edge(layers, tools):
+    distance, volume = layers
+    refined = refine_mask(volume, distance < 27, SIZES)
+    assert tools.dice(refined, distance < 24) > 0.97
+    assert refined[distance < 22].all() and refined[distance > 25.5].sum() == 0
+
+
+@pytest.mark.parametrize("fluid", [20, 50, 65])
+def test_fluid_is_told_from_brain_at_any_contrast(layers, fluid, tools):
+    """A brain with its own fluid inside, by which the threshold is told."""
+    distance, volume = layers
+    inner = np.where((distance > 24) & (distance < 29) | (distance < 8), fluid, volume)
+    refined = refine_mask(inner.astype(np.float32), distance < 22.5, SIZES)
+    assert tools.dice(refined, distance < 24) > 0.97
+    assert refined[distance > 25.5].sum() == 0
+
+
+def test_a_mask_never_draws_back_by_more_than_its_reach(layers):
+    distance, volume = layers
+    dark = np.where(distance > 10, 5, volume).astype(np.float32)
+    refined = refine_mask(dark, distance < 24, SIZES, reach=4.0)
+    assert refined[distance < 20 - max(SIZES)].all()
+
+
 def test_a_thin_bridge_does_not_let_the_mask_out(layers):
     distance, volume = layers
     bridged = volume.copy()
