@@ -367,7 +367,7 @@ def test_a_scan_whose_anatomy_failed_says_so_at_the_top(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("state", "word"), [("pass", "Preprocessed; none"), ("warn", "Preprocessed, with cautions")]
+    ("state", "word"), [("pass", "Preprocessed; no check"), ("warn", "Preprocessed, with cautions")]
 )
 def test_without_harmonization_the_checks_are_the_verdict(tmp_path, state, word):
     add_checks(tmp_path, {"MaskVolume": state})

@@ -185,8 +185,9 @@ def flat_affine(path):
 
 
 def sheared(path):
+    """Voxel axes 51 degrees apart."""
     affine = AFFINE.copy()
-    affine[0, 1] = 0.4
+    affine[0, 1] = 1.6
     return write(path, affine=affine, codes=(0, 1))
 
 
