@@ -5,8 +5,8 @@ is what harmonization is for, counts for nothing; what is left of a difference i
 Edges are the strongest fifth of the gradients of a slightly smoothed brain. An edge of the source
 is kept where the harmonized brain's gradient has at least a third of it in its direction; an edge
 of the harmonized brain is invented where the source has less than a third of it. Where structure is
-weak there are no edges: there the difference itself tells, without what is smooth in it, which a
-bias field may have been.
+weak there are no edges: there the local correlation tells, and how much of the result it leaves
+unexplained. It forgives a gain that changes smoothly, which a bias field may have been.
 """
 
 import numpy as np
@@ -21,15 +21,17 @@ STRONG = 0.8
 PART = 1 / 3
 WINDOW = 15
 """Voxels; side of the cubes of which the worst counts."""
-COARSE = 5.0
-"""Voxels; what is smoother than a Gaussian of this is no structure."""
+NEIGHBOURS = 9
+"""Voxels; side of the window of a local correlation."""
+BRIGHT = 0.995
+"""Share of the brain that is darker than what counts as a vessel."""
 FEWEST = 150
 """Edges that a cube must hold to count."""
 # Measured by benchmarks/guards.py: see docs/robustness.md.
-EDGES_LOST_ABOVE = 0.35
-EDGES_INVENTED_ABOVE = 0.35
+EDGES_LOST_ABOVE = 0.3
+EDGES_INVENTED_ABOVE = 0.3
 LOCAL_NCC_BELOW = 0.6
-DIFFERENCE_ABOVE = 0.35
+DIFFERENCE_ABOVE = 0.25
 STRIPES_ABOVE = 0.03
 FIGURES = ("EdgesLost", "EdgesInvented", "LocalNCC", "Difference", "Stripes")
 
@@ -49,10 +51,13 @@ def structure_figures(source, harmonized, mask):
     dict of str to float or None
         ``EdgesLost`` and ``EdgesInvented``: share, in [0, 1], in the worst cube of 15 voxels;
         ``LocalNCC``: the correlation that one in a hundred of all places with structure stays
-        below; ``Difference``: root mean square of what was changed of fine structure, in the worst
-        cube, over the standard deviation of the brain; ``Stripes``: relative size of the steps of
-        gain between axial slices. None where the brain is too small or flat to tell.
+        below; ``Difference``: root mean square, in the worst cube, of what of the result no local
+        gain and offset of the source explain, over the brain's standard deviation;
+        ``Stripes``: relative size of the steps of gain between axial slices. None where the brain
+        is too small or flat to tell.
     """
+    from scipy.ndimage import binary_erosion
+
     box = content_box(mask, margin=3)
     if box is None:
         return dict.fromkeys(FIGURES)
@@ -64,15 +69,18 @@ def structure_figures(source, harmonized, mask):
     steps = stripes(before, after, inside)
     before, after = (_smoothed(v, inside, SMOOTHING) for v in (before, after))
     a, b = (np.stack(np.gradient(v)) for v in (before, after))
-    core = _core(inside)
+    core = binary_erosion(inside)
+    if not core.any():
+        return dict.fromkeys(FIGURES)
+    found = local_ncc_map(before, after, inside, NEIGHBOURS)
     both = (a * b).sum(axis=0)
     lengths = (a * a).sum(axis=0), (b * b).sum(axis=0)
     lost, invented = (_worst_share(both, square, core) for square in lengths)
     return {
         "EdgesLost": lost,
         "EdgesInvented": invented,
-        "LocalNCC": _low_correlation(before, after, core, lengths[0]),
-        "Difference": _worst_difference(before, after, inside),
+        "LocalNCC": _low_correlation(found, core, lengths[0]),
+        "Difference": _worst_difference(before, after, found),
         "Stripes": float(steps) if np.isfinite(steps) else None,
     }
 
@@ -127,12 +135,6 @@ def _smoothed(volume, inside, sigma):
     return gaussian_filter(volume, sigma) / np.maximum(weight, 1e-3)
 
 
-def _core(inside):
-    from scipy.ndimage import binary_erosion
-
-    return binary_erosion(inside)
-
-
 def _worst_share(both, square, core):
     """Largest share, in any cube, of strong edges that the other brain has less than a part of."""
     from scipy.ndimage import uniform_filter
@@ -147,32 +149,36 @@ def _worst_share(both, square, core):
     return float((gone[counted] / edges[counted]).max()) if counted.any() else None
 
 
-def _low_correlation(before, after, core, square):
-    if not core.any():
-        return None
-    found = local_ncc_map(before, after, core)
+def _low_correlation(found, core, square):
+    """Correlation that 1 % of the places stay below, of those with more structure than most."""
     from scipy.ndimage import uniform_filter
 
-    energy = uniform_filter(np.where(core, square, 0), 9, mode="constant")
     places = core & np.isfinite(found)
     if not places.any():
         return None
+    energy = uniform_filter(np.where(core, square, 0), NEIGHBOURS, mode="constant")
     places &= energy >= np.median(energy[places])
     return float(np.quantile(found[places], 0.01))
 
 
-def _worst_difference(before, after, inside):
-    """Largest root mean square of the fine difference in any cube, in the brain's deviations."""
+def _worst_difference(before, after, correlation):
+    """Largest root mean square, in any cube, of what no local gain and offset explain."""
     from scipy.ndimage import uniform_filter
 
-    spread = float(before[inside].std())
+    counted = np.isfinite(correlation)
+    if counted.any():
+        # Where vessels are, a map of intensities that is not straight explains the most.
+        bright = before > np.quantile(before[counted], BRIGHT)
+        counted &= uniform_filter(bright.astype(np.float32), NEIGHBOURS) < 1e-6
+    spread = float(before[counted].std()) if counted.any() else 0.0
     if not spread > 0:
         return None
-    difference = np.where(inside, after - before, 0)
-    fine = np.where(inside, difference - _smoothed(difference, inside, COARSE), 0)
-    share = uniform_filter(inside.astype(np.float32), WINDOW, mode="constant")
-    power = uniform_filter(fine**2, WINDOW, mode="constant")
-    counted = inside & (share >= 0.5)
-    if not counted.any():
-        return None
-    return float(np.sqrt((power[counted] / share[counted]).max()) / spread)
+    mean = uniform_filter(after, NEIGHBOURS)
+    variance = np.maximum(uniform_filter(after**2, NEIGHBOURS) - mean**2, 0)
+    unexplained = np.where(counted, (1 - np.nan_to_num(correlation) ** 2) * variance, 0)
+    power, share = (
+        uniform_filter(v.astype(np.float32), WINDOW, mode="constant")
+        for v in (unexplained, counted)
+    )
+    whole = share >= 0.5
+    return float(np.sqrt((power[whole] / share[whole]).max()) / spread) if whole.any() else None

@@ -257,7 +257,7 @@ def test_a_lost_result_is_made_again_alike(finished, dataset, small_model, lost)
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(finished, dataset, small_model, tmp_path):
     """Another work and output folder, one process instead of two, killed half-way."""
-    options = ("--nprocs", "1", "--omp-nthreads", "1", "--participant-label", "01")
+    options = ("--nprocs", "1", "--omp-nthreads", "1", "--participant-label", "01", "-v")
     command = arguments(dataset, small_model, tmp_path, *options, "-v")
     log = tmp_path / "log"
     with open(log, "wb") as stream:
