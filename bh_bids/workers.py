@@ -12,10 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from traceback import format_exception
 
+import psutil
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 
 from .errors import StepKilledError
 from .monitor import Usage, measure
+
+KEPT_GB = 0.5
+"""GiB that a worker may still hold when its step is done. One that holds more, as torch leaves it,
+gives way to a new one, so that later steps take what they asked for."""
 
 
 class SturdyMultiProcPlugin(MultiProcPlugin):
@@ -57,8 +62,10 @@ class SturdyMultiProcPlugin(MultiProcPlugin):
     def _store(self, taskid, node, pool, future):
         """Keep a step's result, or how its worker was lost; called from the pool's own thread."""
         error = future.exception()
+        kept = False
         if error is None:
-            result, taken = future.result()
+            result, taken, held_gb = future.result()
+            kept = held_gb <= KEPT_GB and not self.plugin_args.get("fresh_workers")
             self.usage.append(
                 Usage(node.fullname, **taken, mem_gb=float(node.mem_gb), n_procs=node.n_procs)
             )
@@ -69,10 +76,10 @@ class SturdyMultiProcPlugin(MultiProcPlugin):
                     f"likely because memory ran out: it takes about {node.mem_gb:.1f} GB."
                 )
             result = {"result": None, "traceback": format_exception(error), "taskid": taskid}
-        if error is not None or self.plugin_args.get("fresh_workers"):
-            pool.shutdown(wait=False)
-        else:
+        if kept:
             self._idle.append(pool)
+        else:
+            pool.shutdown(wait=False)
         self._taskresult[taskid] = result
 
     def _sort_jobs(self, jobids, scheduler="tsort"):
@@ -117,4 +124,5 @@ def _run_step(node, updatehash, taskid):
     # Where memory runs out, a step is to go, not the process that tells of it.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
-    return measure(run_node, node, updatehash, taskid)
+    result, taken = measure(run_node, node, updatehash, taskid)
+    return result, taken, psutil.Process().memory_info().rss / 1024**3

@@ -1,6 +1,8 @@
 """Worker processes, their loss, what they take; and memory that is known beforehand."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -161,9 +163,6 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_step_that_is_killed_takes_no_other_with_it(tmp_path):
-    import subprocess
-    import sys
-
     script = tmp_path / "run.py"
     script.write_text(LOSS)
     done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True,
@@ -174,3 +173,45 @@ def test_a_step_that_is_killed_takes_no_other_with_it(tmp_path):
     )
     assert Path(tmp_path / "beside").exists() and Path(tmp_path / "after").exists()
     assert "USED ['flow.after', 'flow.beside']" in done.stdout
+
+
+HOLD = """
+import sys
+import nipype.pipeline.engine as pe
+from nipype.interfaces.utility import Function
+from bh_bids.workers import SturdyMultiProcPlugin
+
+
+def hold(megabytes, before):
+    import builtins, os
+
+    builtins.held = b"x" * (megabytes << 20)
+    return os.getpid()
+
+
+if __name__ == "__main__":
+    flow = pe.Workflow("flow", base_dir=sys.argv[1])
+    previous = None
+    for name, megabytes in (("a", 1), ("b", 700), ("c", 1), ("d", 1)):
+        node = pe.Node(Function(function=hold, output_names=["pid"]), name=name, mem_gb=0.1)
+        node.inputs.trait_set(megabytes=megabytes, before=0)
+        if previous:
+            flow.connect(previous, "pid", node, "before")
+        else:
+            flow.add_nodes([node])
+        previous = node
+    plugin = SturdyMultiProcPlugin({"n_procs": 2, "mp_context": "forkserver"})
+    graph = flow.run(plugin=plugin)
+    print("PIDS", *(node.result.outputs.pid for node in sorted(graph, key=lambda n: n.name)))
+"""
+
+
+def test_a_worker_that_holds_much_gives_way_to_a_new_one(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(HOLD)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True,
+                          text=True, timeout=300, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("PIDS"))
+    a, b, c, d = line.split()[1:]
+    assert a == b != c == d
