@@ -260,13 +260,30 @@ def is_done(scan, space, settings, key):
     -------
     bool
     """
-    paths = [settings.output_dir / name for name in expected_outputs(scan, space, settings)]
-    if not all(path.is_file() for path in paths):
+    if not is_complete(scan, space, settings):
         return False
+    first = settings.output_dir / expected_outputs(scan, space, settings)[0]
     try:
-        return json.loads(paths[0].read_text(encoding="utf-8")).get("ProvenanceKey") == key
+        return json.loads(first.read_text(encoding="utf-8")).get("ProvenanceKey") == key
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def is_complete(scan, space, settings):
+    """Whether all of a scan's results stand, whatever they were made from.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    space : str
+    settings : bh_bids.settings.Settings
+
+    Returns
+    -------
+    bool
+    """
+    names = expected_outputs(scan, space, settings)
+    return all((settings.output_dir / name).is_file() for name in names)
 
 
 def write_description(output_dir, bids_dir, derivatives, source_description):

@@ -10,10 +10,11 @@ from .dataset import Scan, check_dataset, find_scans, read_json
 from .derivatives import is_done, provenance_key, write_description
 from .errors import InputError, ModelError
 from .locks import lock_participants
+from .outcome import EX_FAILED, EX_OK, write_reports
 from .rawlike import derivatives_settings, write_raw_like
 from .settings import for_participant
 
-EX_OK, EX_FAILED, EX_SOFTWARE = 0, 1, 70
+EX_SOFTWARE = 70
 SCANS_AT_ONCE = 100
 """Scans in one nipype workflow, if there are many: a workflow of thousands takes minutes to build
 and gigabytes to hold."""
@@ -81,7 +82,7 @@ def run(settings, action=None):
     make_writable(settings.output_dir)
     _write_shared(plan)
     if action:
-        return write_reports(plan, pages=action == "reports_only")
+        return write_reports(plan, pages=action == "reports_only", ran=False)
     code = _execute(plan)
     if settings.output_layout == "bids":
         count = write_raw_like(plan, root)
@@ -351,77 +352,3 @@ def _clean_workdir(plan, scans):
     for scan in scans:
         if is_done(scan, space, plan.settings, plan.keys[scan.key]):
             shutil.rmtree(work_folder(plan.settings, scan), ignore_errors=True)
-
-
-def write_reports(plan, pages=True):
-    """Write every participant's page and the methods text, and say how it went.
-
-    Parameters
-    ----------
-    plan : Plan
-    pages : bool
-        Without, only the methods text is written.
-
-    Returns
-    -------
-    int
-        0, or 1 if a scan has no results or a report could not be written.
-    """
-    from .reports.assemble import write_participant_report
-    from .reports.boilerplate import write_citations
-    from .reports.collect import collect
-
-    settings = plan.settings
-    output = settings.output_dir
-    failed, sidecars, pages_written = False, [], []
-    for participant in sorted({scan.participant for scan in plan.scans}):
-        scans = [scan for scan in plan.scans if scan.participant == participant]
-        names = [scan.path.name for scan in scans]
-        findings = collect(output, participant, run_uuid=settings.run_uuid, scans=names)
-        sidecars += [scan.sidecar for scan in findings.scans if scan.sidecar]
-        for crash in findings.crashes:
-            print(f"sub-{participant} failed: {crash.sentence} {crash.advice}".rstrip(),
-                  file=sys.stderr)  # fmt: skip
-        failed |= bool(findings.crashes)
-        if not pages:
-            continue
-        try:
-            page = write_participant_report(
-                output,
-                participant,
-                run_uuid=settings.run_uuid,
-                scans=names,
-                anat_only=settings.anat_only,
-            )
-            pages_written.append((scans, findings, page))
-        except OSError as error:
-            failed = True
-            print(f"sub-{participant}: the report cannot be written: {error}", file=sys.stderr)
-    write_citations(output, sidecars)
-    _tell_summary(plan, pages_written)
-    space = plan.model["Config"]["space"]
-    missing = [s for s in plan.scans if not is_done(s, space, settings, plan.keys[s.key])]
-    if missing and pages:
-        names = ", ".join(scan.key for scan in missing[:8]) + (", ..." if missing[8:] else "")
-        print(f"{len(missing)} of {len(plan.scans)} scans have no results: {names}",
-              file=sys.stderr)  # fmt: skip
-    return EX_FAILED if failed or (missing and pages) else EX_OK
-
-
-def _tell_summary(plan, pages):
-    """One line per scan: its verdict, and where its report is."""
-    from .reports.collect import verdict
-
-    if not pages:
-        return
-    space = plan.model["Config"]["space"]
-    rows = [("SCAN", "VERDICT", "REPORT")]
-    for scans, findings, page in pages:
-        found = {scan.key: scan for scan in findings.scans}
-        for scan in scans:
-            done = is_done(scan, space, plan.settings, plan.keys[scan.key])
-            word = verdict(found.get(scan.key), plan.settings.anat_only) if done else "fail"
-            rows.append((scan.key, word, str(page)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())

@@ -86,13 +86,14 @@ def _keep_inputs_and_outputs(app, what, name, obj, options, lines):
         for i, line in enumerate(lines)
         if line in ("Inputs", "Outputs") and lines[i + 1] == "-" * len(line)
     ]
+    if not heads:
+        return
     told = []
     for i, end in zip(heads, [*heads[1:], len(lines)], strict=True):
         body = lines[i + 2 : end]
         if "".join(body).strip() != "None":
             told += ["", f".. rubric:: {lines[i]}", "", *body]
-    if heads:
-        lines[heads[0] :] = ["Notes", "-----", *told] if told else []
+    lines[heads[0] :] = ["Notes", "-----", *told] if told else []
 
 
 def setup(app):

@@ -35,6 +35,7 @@ def viewer_bundle(volumes, mask, affine, windows=None):
     ----------
     volumes : dict of numpy.ndarray, shape (x, y, z)
         Names of :data:`LAYERS` to volumes on one RAS grid, in target units; ``ncc`` from 0 to 1.
+        What is not finite is shown as outside the brain.
     mask : numpy.ndarray of bool, shape (x, y, z)
         Brain mask; voxels outside are left out.
     affine : numpy.ndarray, shape (4, 4)
@@ -61,9 +62,11 @@ def viewer_bundle(volumes, mask, affine, windows=None):
             continue
         window = windows.get(name, _UNITS)
         low, high = window
-        share = (np.nan_to_num(np.asarray(volumes[name])[box], nan=low) - low) / (high - low)
+        values = np.asarray(volumes[name])[box]
+        known = inside & np.isfinite(values)
+        share = (np.where(known, values, low) - low) / (high - low)
         levels = 1 + np.round(254 * np.clip(share, 0, 1))
-        picture = _tile(np.where(inside, levels, 0).astype(np.uint8))
+        picture = _tile(np.where(known, levels, 0).astype(np.uint8))
         layer = {"name": name, "label": label, "range": list(map(float, window))}
         layers.append({**layer, "png": png_uri(picture)[len(_PREFIX) :]})
     return {

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 import bh_bids
+from bh_bids.anatomy.templates import DEFAULT_SPACE
 from bh_bids.cli.run import main, prepare_environment
+from bh_bids.dataset import find_scans
+from bh_bids.derivatives import expected_outputs
 from bh_bids.settings import Settings
 
 
@@ -320,6 +323,24 @@ def test_reports_of_scans_without_results_say_so_and_fail(call, tmp_path):
         assert "<html" in (tmp_path / "out" / f"sub-{label}.html").read_text()
     description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
+
+
+def test_reports_of_older_results_count_as_results(call, tmp_path, dataset):
+    settings = Settings(dataset, tmp_path / "out", output_spaces=("T1w", DEFAULT_SPACE))
+    for scan in find_scans(dataset):
+        for name in expected_outputs(scan, DEFAULT_SPACE, settings):
+            path = tmp_path / "out" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+        (path.parents[1] / "figures" / f"{scan.key}_desc-viewer_T1w.json").unlink()
+        break
+    code, out, error = call("--reports-only")
+    assert code == 1 and "2 of 2 scans have no results" in error  # one figure is missing
+    path.parents[1].joinpath("figures", f"{scan.key}_desc-viewer_T1w.json").write_text("{}")
+    code, out, error = call("--reports-only")
+    assert code == 1 and "1 of 2 scans have no results" in error
+    assert "1 of 2 scans have results of other input, options or versions" in error
+    assert error.rstrip().endswith(scan.key)
 
 
 def test_methods_text_alone(call, tmp_path):

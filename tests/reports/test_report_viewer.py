@@ -50,6 +50,17 @@ def test_levels_come_back_where_they_were(shape, seed):
     assert np.abs(values - volume[mask]).max() < 0.501 * 1.3 / 254  # rounding
 
 
+def test_what_is_not_known_is_not_shown_as_a_value(bundle):
+    volume, mask = ball()
+    correlation = np.full(volume.shape, 0.9)
+    correlation[12] = np.nan
+    volumes = {"source": volume, "harmonized": volume, "ncc": correlation}
+    packed = viewer_bundle(volumes, mask, np.eye(4))
+    known, inside = (unpack(packed, name) > 0 for name in ("ncc", "source"))
+    assert (inside & ~known).sum() == mask[12].sum() > 0
+    assert not (known & ~inside).any()
+
+
 def test_the_brain_s_box_keeps_its_place(bundle):
     volume, mask = ball()
     low = np.argwhere(mask).min(axis=0)

@@ -78,6 +78,21 @@ def test_a_terminal_shows_running_steps_with_their_time():
     assert "sub-01_ses-A  done in 0 s" in stream.getvalue()
 
 
+def test_what_is_left_runs_down_between_steps(monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("bh_bids.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    told = Progress(NAMES, {A: {"harmonize"}, B: {"harmonize"}}, Terminal())
+    with told:
+        (times,) = [c for c in told.screen.bar.columns if type(c).__name__ == "Times"]
+        task = next(t for t in told.screen.bar.tasks if t.id == told.screen.whole)
+        whole = 2 * STEP_SECONDS["harmonize"]
+        assert f"about {duration(whole)} left" in times.render(task)
+        clock.now += whole - 61
+        assert "about 1 min 01 s left" in times.render(task)
+        clock.now += 62
+        assert "longer than expected" in times.render(task)
+
+
 def test_expected_times_follow_this_computer():
     expected = Expectation()
     assert expected.step("harmonize") == STEP_SECONDS["harmonize"]
