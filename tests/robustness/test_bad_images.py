@@ -456,7 +456,8 @@ def whole_run(tmp_path_factory, dataset_maker, write_t1w, small_brain, small_mod
         anat = root / f"sub-{label}" / "anat"
         anat.mkdir(parents=True)
         path = make(anat / f"sub-{label}_T1w.nii")
-        if path.suffix in (".nii", ".gz") and (path.exists() or path.is_symlink()):
+        # A folder is no scan to pybids.
+        if path.suffix in (".nii", ".gz") and os.path.lexists(path) and not path.is_dir():
             for other in anat.iterdir():
                 if other != path:
                     other.unlink()
