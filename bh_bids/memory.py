@@ -27,7 +27,8 @@ STEP_GB = {
 
 From runs with ``--low-mem --resource-monitor``, read by ``benchmarks/resources.py``, on scans of
 5.9 and 15 million voxels; docs/hpc.md has the record. Not measured yet, and set with care, are
-``native_grid``, ``metrics`` and ``plot_harmonization``.
+``checks``, ``within_template``, ``from_template``, ``native_grid``, ``metrics`` and
+``plot_harmonization``.
 """
 
 

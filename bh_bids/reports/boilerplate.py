@@ -128,6 +128,11 @@ def _anatomical_text(sidecars, blocks, versions):
     elif extraction:
         nonlinear = " [@syn]" if "syn" in extraction.lower() else ""
         sentences.append(f"The brain was extracted ({extraction}){nonlinear}.")
+    if any(_of(b, "Registration", "WithinTemplate") for b in blocks):
+        sentences.append(
+            "All scans of a participant were averaged in the space halfway between them [@within]; "
+            "the average's brain mask and registration are those of its scans."
+        )
     registration = _step(blocks, "Registration")
     if registration != "":
         how = f" ({registration})" if registration else " by an affine transform"

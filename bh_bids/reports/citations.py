@@ -129,6 +129,15 @@ REFERENCES = {
         "Medical Image Analysis",
         (("volume", "12"), ("number", "1"), ("pages", "26--41")),
     ),
+    "within": Reference(
+        "article",
+        "Reuter, Martin and Schmansky, Nicholas J. and Rosas, H. Diana and Fischl, Bruce",
+        "Within-Subject Template Estimation for Unbiased Longitudinal Image Analysis",
+        2012,
+        "10.1016/j.neuroimage.2012.02.084",
+        "NeuroImage",
+        (("volume", "61"), ("number", "4"), ("pages", "1402--1418")),
+    ),
     "mni2009": Reference(
         "article",
         "Fonov, Vladimir S. and Evans, Alan C. and McKinstry, Robert C. and Almli, C. Robert "

@@ -87,6 +87,12 @@ def test_every_key_resolves_in_page_and_bibliography(tmp_path):
     assert "[@n4]" in markdown.read_text()
 
 
+def test_a_common_template_is_told_with_its_source():
+    together = {"Method": "rigid", "WithinTemplate": ["sub-01_ses-A_T1w.nii.gz"]}
+    assert "within" in cited_keys(methods_text([sidecar(), sidecar(Registration=together)]))
+    assert "within" not in cited_keys(methods_text([sidecar()]))
+
+
 @pytest.mark.parametrize("key", REFERENCES)
 def test_references_are_complete(key):
     reference = REFERENCES[key]
