@@ -57,7 +57,7 @@ def init_anatomical_wf(*, scan, settings, model, within=(), name="anatomical_wf"
         return pe.Node(interface, name=name, mem_gb=step_gb(name, scan))
 
     conform = step(anat.ConformT1w(in_file=str(scan.path), notes=list(scan.problems)), "conform")
-    correct = step(anat.CorrectBias(), "bias_field")
+    correct = step(anat.CorrectBias(sloppy=settings.sloppy), "bias_field")
     resample = step(
         anat.ResampleToModel(shape=list(config.shape), affine=config.affine.tolist()), "resample"
     )
@@ -111,7 +111,9 @@ def _own_fit(workflow, step, scan, settings, within, conform, correct):
         brain.inputs.mask = str(mask)
     elif settings.derivatives:
         brain.inputs.lacking = ", ".join(settings.derivatives)
-    register = step(anat.RegisterBrain(seed=settings.random_seed), "register")
+    register = step(
+        anat.RegisterBrain(seed=settings.random_seed, sloppy=settings.sloppy), "register"
+    )
     workflow.connect([
         (conform, brain, [("out_file", "in_file"), ("warnings", "warnings")]),
         (correct, register, [("out_file", "in_file")]),

@@ -63,8 +63,10 @@ def init_longitudinal_wf(*, scans, settings, name="longitudinal_wf"):
     )
     if settings.template:
         brain.inputs.template = settings.template
-    correct = step(anat.CorrectBias(), "bias_field")
-    register = step(anat.RegisterBrain(seed=settings.random_seed), "register")
+    correct = step(anat.CorrectBias(sloppy=settings.sloppy), "bias_field")
+    register = step(
+        anat.RegisterBrain(seed=settings.random_seed, sloppy=settings.sloppy), "register"
+    )
     outputs = pe.Node(
         IdentityInterface(["mask", "details", "to_space", "to_template"]), name="outputnode"
     )

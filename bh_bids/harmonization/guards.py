@@ -11,7 +11,7 @@ from ..evaluation.similarity import ncc
 # of 25 % costs 0.05), scans turned upside down or back to front 0.31 to 0.37, contrasts like that
 # of T2w or PDw -0.38 to -0.67.
 REFUSED_BELOW = -0.2
-DOUBTFUL_BELOW = 0.4
+DOUBTFUL_BELOW = 0.45
 # The share of non-finite voxels inside the mask that is mended, not refused.
 MENDABLE = 0.05
 COMMON_BRAIN = 0.05
@@ -88,7 +88,7 @@ def contrast_guard(source, mask, model):
     correlation : float
         With the model's mean volume, inside the brain; NaN if they do not meet.
     guards : list of str
-        A sentence if the correlation is below 0.4.
+        A sentence if the correlation is below 0.45.
 
     Raises
     ------

@@ -104,6 +104,7 @@ _LESION = "lesion mask as in the dataset, on any axes: nothing is estimated ther
 class _CorrectInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
+    sloppy = traits.Bool(False, usedefault=True)
     # Not checked when the workflow is built: one missing file must not stop the others.
     lesion = File(desc=_LESION)
 
@@ -128,7 +129,8 @@ class CorrectBias(SimpleInterface):
             healthy = mask & ~load_lesion(self.inputs.lesion, volume.shape, affine)
             mask = healthy if healthy.any() else mask
         out = Path(runtime.cwd) / "corrected.nii.gz"
-        save_nifti(volume / n4_bias_field(volume, affine, mask), affine, out)
+        effort = {"iterations": (10,)} if self.inputs.sloppy else {}
+        save_nifti(volume / n4_bias_field(volume, affine, mask, **effort), affine, out)
         self._results["out_file"] = str(out)
         return runtime
 
@@ -136,6 +138,7 @@ class CorrectBias(SimpleInterface):
 class _RegisterInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="bias-corrected image")
     mask = File(exists=True, mandatory=True)
+    sloppy = traits.Bool(False, usedefault=True)
     seed = traits.Int(0, usedefault=True)
 
 
@@ -157,7 +160,9 @@ class RegisterBrain(SimpleInterface):
 
         volume, affine = read_ras(self.inputs.in_file)
         mask = read_ras(self.inputs.mask)[0] > 0
-        matrix = register_brain(volume, affine, mask, *mni_brain(), seed=self.inputs.seed)
+        matrix = register_brain(
+            volume, affine, mask, *mni_brain(), seed=self.inputs.seed, sloppy=self.inputs.sloppy
+        )
         folder = Path(runtime.cwd)
         self._results.update(
             to_space=str(write_affine(matrix, folder / "to_space.h5")),

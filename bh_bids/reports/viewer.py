@@ -148,14 +148,16 @@ def unpack(bundle, name):
     layer = next(layer for layer in bundle["layers"] if layer["name"] == name)
     nx, ny, nz = bundle["shape"]
     columns = bundle["columns"]
+    rows = -(-nz // columns)
     try:
         with Image.open(io.BytesIO(base64.b64decode(layer["png"], validate=True))) as image:
-            picture = np.asarray(image.convert("L"))
-    except (OSError, binascii.Error) as error:
+            shape = image.size[::-1]
+            # Few bytes can claim to be a picture of any size: none is unpacked unless it fits.
+            picture = np.asarray(image.convert("L")) if shape == (rows * ny, columns * nx) else None
+    except (OSError, SyntaxError, Image.DecompressionBombError, binascii.Error) as error:
         raise ValueError(f"the picture of {name} cannot be decoded: {error}") from None
-    rows = -(-nz // columns)
-    if picture.shape != (rows * ny, columns * nx):
-        raise ValueError(f"the picture of {name} has the shape {picture.shape}")
+    if picture is None:
+        raise ValueError(f"the picture of {name} has the shape {shape}")
     tiles = picture.reshape(rows, ny, columns, nx).swapaxes(1, 2).reshape(rows * columns, ny, nx)
     return tiles[:nz, ::-1].transpose(2, 1, 0)
 
