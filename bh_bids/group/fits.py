@@ -82,6 +82,10 @@ class Fits:
         """Target scans of participants of other folds."""
         return [r for r in self.targets if self._fold[r.participant] != fold]
 
+    def fewest_targets(self):
+        """Target scans that the comparators of some fold were fitted to, the fewest; 0 if none."""
+        return min((len(self._others(fold)) for fold in set(self._fold.values())), default=0)
+
     def about(self, name, case):
         """Hash of all that a fit depends on.
 

@@ -78,6 +78,7 @@ def write_group_page(output_dir, study, sites, found, *, about, trained, store):
         notes=found.evaluation.notes,
         about=about,
         training=_known(study, sites, trained),
+        uneven=_uneven(found.evaluation.fits.fewest_targets(), trained),
     )
     return write_text(output_dir / "group.html", page)
 
@@ -272,6 +273,11 @@ def _missing_view(output_dir, label, reason):
     page = output_dir / f"sub-{label}.html"
     link = f"./{quote(page.name)}#errors" if page.is_file() else ""
     return {"participant": f"sub-{label}", "reason": reason, "link": link}
+
+
+def _uneven(scans, trained):
+    """Target scans of the comparators and participants of the model, where those are fewer."""
+    return (scans, len(trained)) if 0 < scans < len(trained) else None
 
 
 def _known(study, sites, trained):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from bh_bids.group.page import _uneven
 from bh_bids.group.run import run_group
 from bh_bids.settings import Settings
 
@@ -117,6 +118,11 @@ def test_a_long_table_keeps_its_further_rows_for_the_script(folder):
 
 def test_missing_participants_are_listed_with_the_reason(text):
     assert "sub-09" in text and "No results; the last run did not finish." in text
+
+
+@pytest.mark.parametrize(("scans", "known", "told"), [(2, 7, (2, 7)), (7, 7, None), (0, 7, None)])
+def test_fewer_scans_for_the_comparators_than_for_the_model_are_told(scans, known, told):
+    assert _uneven(scans, [str(k) for k in range(known)]) == told
 
 
 def test_pictures_of_all_methods_stand_side_by_side(text):

@@ -151,6 +151,7 @@ def test_only_other_participants_are_fitted_on(small_study, tmp_path):
             ((sources, partners),) = seen
             assert case.participant not in sources and sources == partners
             assert len(sources) == 2
+    assert fits.fewest_targets() == 2
 
 
 def test_few_can_be_measured_with_what_is_fitted_on_all_others(evaluated, tmp_path):
