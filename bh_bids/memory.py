@@ -16,19 +16,18 @@ STEP_GB = {
     "within_template": (0.50, 0.040),
     "from_template": (0.15, 0.020),
     "checks": (0.42, 0.013),
-    "native_grid": (0.45, 0.030),
-    "metrics": (0.50, 0.0),
+    "native_grid": (0.52, 0.018),
+    "metrics": (0.24, 0.0),
     "plot_brain": (0.15, 0.014),
     "plot_registration": (0.29, 0.0),
-    "plot_harmonization": (0.60, 0.0),
+    "plot_harmonization": (0.66, 0.0),
     "sink": (0.10, 0.0),
 }
 """GiB of a step's process, libraries included: of an empty scan, and for each million voxels.
 
 From runs with ``--low-mem --resource-monitor``, read by ``benchmarks/resources.py``, on scans of
-5.9 and 15 million voxels; docs/hpc.md has the record. Not measured yet, and set with care, are
-``checks``, ``within_template``, ``from_template``, ``native_grid``, ``metrics`` and
-``plot_harmonization``.
+5.9 and 15 million voxels; docs/hpc.md has the record. Not measured yet are ``within_template``,
+``from_template`` and ``checks``.
 """
 
 

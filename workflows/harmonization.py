@@ -125,12 +125,12 @@ def memory_gb(model, method):
 
     config = FlowConfig.from_dict(model["Config"])
     if method != "map" or "noise" not in config.conditions:
-        return 2.0
+        return 1.1
     # Denoising keeps what a batch of slices leaves in the flow, for its gradient: 0.5 GB were
     # measured with the sizes that are FlowConfig's defaults.
     default = FlowConfig()
     size = config.steps * config.blocks * config.hidden_channels
-    return 1.4 + 0.6 * size / (default.steps * default.blocks * default.hidden_channels)
+    return 0.85 + 0.5 * size / (default.steps * default.blocks * default.hidden_channels)
 
 
 def scan_columns(scan):
