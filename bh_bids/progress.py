@@ -77,9 +77,12 @@ class Progress:
             if self.screen:
                 self.screen.step_begins(node.fullname, self._name(workflow), step)
             return
-        # nipype reports the end of steps, too, that it left out because one before them failed.
         if node.fullname in self.started:
             self._step_ends(node.fullname, workflow, step, status, now)
+        elif status == "end" and workflow not in self.failed:
+            # Its result stands from an earlier run. (nipype reports the end of steps, too, that it
+            # leaves out because one before them failed.)
+            self._is_over(workflow, step, now)
 
     def _step_ends(self, fullname, workflow, step, status, now):
         seconds = now - self.started.pop(fullname)
@@ -94,10 +97,13 @@ class Progress:
             self._tell(workflow, f"FAILED at {step.replace('_', ' ')}")
         if wrong:
             self.failed.add(workflow)
+        self._is_over(workflow, step, now)
+
+    def _is_over(self, workflow, step, now):
         self.left.get(workflow, set()).discard(step)
         left = self.left.get(workflow)
         if left is not None and not left and workflow not in self.failed | set(self.seconds):
-            self.seconds[workflow] = now - self.begun[workflow]
+            self.seconds[workflow] = now - self.begun.get(workflow, now)
             if not self.verbose:
                 self._tell(workflow, f"done in {duration(self.seconds[workflow])}")
         self._show_whole()

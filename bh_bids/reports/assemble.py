@@ -9,7 +9,15 @@ from ..errors import InputError
 from .boilerplate import describe_domain, methods_html, methods_text
 from .collect import FIGURES, collect, guards_of, verdict
 from .decisions import decision_rows
-from .metrics import DECIDED, facts, format_number, other_rows, paired_rows, tissue_rows
+from .metrics import (
+    DECIDED,
+    facts,
+    format_number,
+    other_rows,
+    paired_rows,
+    structure_rows,
+    tissue_rows,
+)
 from .page import add_viewers, provenance_rows, read_script, script_hash, selection
 from .svg import data_uri, inline, is_inert, write_text
 
@@ -216,6 +224,7 @@ def _scan_view(scan, output_dir, counter, anat_only):
         "paired": paired_rows(scan.metrics),
         "first": "Source" if decisions else "First guess",
         "others": other_rows(scan.metrics, DECIDED if decisions else ()),
+        "structure": structure_rows(scan.metrics),
         "figures": [
             _figure_view(name, method, scan.figures.get(name), output_dir, counter)
             for name in FIGURES

@@ -7,9 +7,23 @@ from .decisions import OWN_CONTRAST
 
 _OTHER_METRICS = {
     "ncc_source": ("Correlation with the source", "anatomy kept when near 1"),
+    "ncc_target": (
+        "Correlation with the target's mean",
+        "of the source; low: no brain in place",
+    ),
     "iterations": ("Iterations", ""),
     "converged": ("Converged", ""),
     "brain_volume_ml": ("Brain volume (ml)", "adults: about 1000 to 1700"),
+    "clipped_voxels": ("Clipped voxels", "of the brain: negative before, or 0 after"),
+}
+_STRUCTURE = {
+    "edges_lost": ("Edges lost", "share, in the worst place; 0 is best"),
+    "edges_invented": ("Edges invented", "share, in the worst place; 0 is best"),
+    "local_ncc": ("Local correlation", "99 % of the places with structure have more"),
+    "fine_difference": ("Fine structure changed", "in the worst place, over the brain's SD"),
+    "slice_steps": ("Steps between slices", "relative gain; 0 is best"),
+    "lesion_contrast_before": ("Lesion's contrast before", ""),
+    "lesion_contrast_after": ("Lesion's contrast after", ""),
 }
 _PAIRED_METRICS = {
     "latent": ("Latent |z|²/d", "compare within one model"),
@@ -128,16 +142,36 @@ def other_rows(metrics, told):
     """
     metrics = {key: value for key, value in metrics.items() if key not in told}
     shown = re.compile(r"(csf|gm|wm)_mode_(before|after|target)|(latent|bits_per_dim)_\w+")
-    rows = [
+    rows = _named_rows(metrics, _OTHER_METRICS)
+    named = _TABLED | set(_OTHER_METRICS) | set(_STRUCTURE)
+    for key, value in metrics.items():
+        if value is not None and key not in named and not shown.fullmatch(key):
+            rows.append({"name": key, "hint": "", "value": value})
+    return rows
+
+
+def structure_rows(metrics):
+    """Whether structure was kept, in figures.
+
+    Parameters
+    ----------
+    metrics : dict
+        A row of ``desc-harmonization_metrics.tsv``.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``hint`` and ``value``.
+    """
+    return _named_rows(metrics, _STRUCTURE)
+
+
+def _named_rows(metrics, names):
+    return [
         {"name": name, "hint": hint, "value": metrics[key]}
-        for key, (name, hint) in _OTHER_METRICS.items()
+        for key, (name, hint) in names.items()
         if metrics.get(key) is not None
     ]
-    for key, value in metrics.items():
-        if value is None or key in _TABLED or key in _OTHER_METRICS or shown.fullmatch(key):
-            continue
-        rows.append({"name": key, "hint": "", "value": value})
-    return rows
 
 
 def _number(value):

@@ -349,7 +349,7 @@ def real_pages():
 
 @pytest.mark.parametrize("path", real_pages(), ids=lambda path: path.stem)
 @pytest.mark.parametrize("width", [1440, 390])
-def test_pages_of_real_scans(path, width, visit, screenshot):
+def test_pages_of_real_scans(path, width, visit, screenshot, barriers):
     """Those in the folder that BH_REPORTS names, such as demo/out."""
     assert path.stat().st_size < 10e6
     for scheme in ("light", "dark"):
@@ -360,3 +360,4 @@ def test_pages_of_real_scans(path, width, visit, screenshot):
         screenshot(seen.page, f"real-{path.stem}-{width}-{scheme}", full=False)
         screenshot(seen.page, f"real-{path.stem}-{width}-{scheme}-whole")
         assert seen.overflow() == 0 and wider(seen.page) == [] and seen.complaints == []
+        assert barriers(seen.page) == []

@@ -201,6 +201,13 @@ def check_scripts(text, policy):
     assert text.count("<script") == len(scripts)
 
 
+def test_what_became_of_the_structure_has_names(tmp_path, figures):
+    add_scan(tmp_path, figures, metrics={"edges_lost": "0.125", "unheard_of": "7"})
+    words = check_page(write_participant_report(tmp_path, "01")).words
+    assert "Was structure kept?" in words and "Edges lost" in words and "0.125" in words
+    assert "edges_lost" not in words.partition("All settings")[0] and "unheard_of" in words
+
+
 def test_the_command_names_the_scan(tmp_path, figures):
     add_scan(tmp_path, figures, key="sub-01_ses-A")
     page = check_page(write_participant_report(tmp_path, "01"))

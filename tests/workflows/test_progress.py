@@ -44,6 +44,22 @@ def test_a_log_gets_a_line_when_a_scan_begins_and_one_when_it_ends():
     ]
 
 
+def test_steps_of_an_earlier_run_count_and_those_after_a_failure_do_not():
+    stream = io.StringIO()
+    with Progress(NAMES, STEPS, stream) as told:
+        told(step("conform"), "end")
+        both(told, "bias_field")
+        both(told, "conform", B, "exception")
+        told(step("register", B), "end")
+    lines = [line.split(None, 1) for line in stream.getvalue().splitlines()]
+    assert lines == [
+        ["sub-01_ses-A", "begins"],
+        ["sub-01_ses-A", "done in 0 s"],
+        ["sub-02", "begins"],
+        ["sub-02", "FAILED at conform"],
+    ]
+
+
 def test_verbose_names_scan_and_step_and_says_what_failed():
     stream = io.StringIO()
     told = Progress(NAMES, STEPS, stream, verbose=1)
