@@ -74,5 +74,11 @@ def _extend(log_field, coarse, shape, affine):
     """Resample a log field; beyond the coarse grid its border value holds on."""
     to_coarse = np.linalg.inv(coarse) @ affine
     return ndimage.affine_transform(
-        log_field, to_coarse, output_shape=shape, order=1, mode="nearest", output=np.float32
+        log_field,
+        to_coarse[:3, :3],
+        offset=to_coarse[:3, 3],
+        output_shape=shape,
+        order=1,
+        mode="nearest",
+        output=np.float32,
     )

@@ -42,8 +42,14 @@ def resample(volume, affine, shape, target_affine, matrix=None, order=1):
     # A border of zeros, so that the content fades out instead of ending.
     content = np.pad(volume[box], 1)
     to_volume[:3, 3] += 1
+    # The last row of a product of matrices may be off by rounding, which scipy refuses.
     return ndimage.affine_transform(
-        content, to_volume, output_shape=tuple(shape), order=order, output=np.float32
+        content,
+        to_volume[:3, :3],
+        offset=to_volume[:3, 3],
+        output_shape=tuple(shape),
+        order=order,
+        output=np.float32,
     )
 
 

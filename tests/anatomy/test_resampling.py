@@ -146,3 +146,13 @@ def test_box_holds_all_content_and_its_affine_its_place():
     inner = box_affine(TARGET, box)
     start = [side.start for side in box]
     np.testing.assert_allclose(inner @ [1, 2, 3, 1], TARGET @ [*np.add(start, [1, 2, 3]), 1])
+
+
+def test_a_matrix_that_rounding_has_touched_is_taken():
+    volume = np.random.default_rng(3).random((6, 7, 8)).astype(np.float32)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    touched = np.eye(4)
+    touched[3, 3] = 1 - 1e-16
+    touched[3, 0] = 1e-17
+    same = resample(volume, affine, volume.shape, affine, touched, order=1)
+    np.testing.assert_allclose(same, volume, atol=1e-6)
