@@ -54,8 +54,8 @@ def marked(small_brain):
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
-    monkeypatch.setattr(registration, "REGISTRATION_SPACING", 8.0)
-    monkeypatch.setattr(longitudinal, "REGISTRATION_SPACING", 8.0)
+    monkeypatch.setattr(registration, "REGISTRATION_SPACING", 4.0)
+    monkeypatch.setattr(longitudinal, "REGISTRATION_SPACING", 4.0)
     monkeypatch.setattr(longitudinal, "ROUNDS", 1)
     monkeypatch.setattr(bias, "ESTIMATION_SPACING", 8.0)
 
