@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bh_bids.cli.parser import parse
@@ -71,7 +72,8 @@ def test_every_result_names_a_command_that_makes_it_again(
     scan = root / "sub-01" / "ses-A" / "anat" / f"{key}_T1w.nii.gz"
     write_t1w(scan, 3 * small_brain.volume, small_brain.affine)
     lesion = scan.with_name(f"{key}_label-lesion_roi.nii.gz")
-    write_t1w(lesion, small_brain.mask & (small_brain.volume > 90), small_brain.affine)
+    bright = np.quantile(small_brain.volume[small_brain.mask], 0.97)
+    write_t1w(lesion, small_brain.mask & (small_brain.volume > bright), small_brain.affine)
     program = [sys.executable, "-m", "bh_bids.cli.run"]
     first = ["bh-bids", str(root), str(tmp_path / "out"), "participant", "--model",
              str(small_model), "--random-seed", "5", "--nprocs", "2", "-w", str(tmp_path / "w1"),
