@@ -1,5 +1,6 @@
 """Console program bh-bids."""
 
+import errno
 import os
 import shutil
 import signal
@@ -42,6 +43,15 @@ def main(argv=None):
         return run(settings, action)
     except BHError as error:
         print(f"bh-bids: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"bh-bids: error: there is no space left to write {error.filename or 'results'}: free "
+            "some, and give the same command again.",
+            file=sys.stderr,
+        )
         return 1
     except Terminated:
         print("bh-bids: terminated; the same command goes on from here", file=sys.stderr)
