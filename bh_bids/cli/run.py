@@ -11,6 +11,15 @@ from contextlib import suppress
 
 from ..errors import BHError
 
+_FULL = "no space left; free some, and give the same command again."
+_FORBIDDEN = "permission denied; change its permissions, or choose another folder."
+_REFUSALS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+}
+
 
 class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM), as schedulers do when time is up."""
@@ -45,13 +54,10 @@ def main(argv=None):
         print(f"bh-bids: error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        what = _REFUSALS.get(error.errno)
+        if what is None:
             raise
-        print(
-            f"bh-bids: error: there is no space left to write {error.filename or 'results'}: free "
-            "some, and give the same command again.",
-            file=sys.stderr,
-        )
+        print(f"bh-bids: error: {error.filename or 'a file'}: {what}", file=sys.stderr)
         return 1
     except Terminated:
         print("bh-bids: terminated; the same command goes on from here", file=sys.stderr)

@@ -187,7 +187,7 @@ def test_a_full_disk(place, kilobytes, one, small_model, tmp_path, small_disk, u
     small_disk(tmp_path / place, kilobytes)
     done = run(one, small_model, tmp_path)
     assert done.returncode == 1
-    assert "The disk is full" in done.stderr or "No space left" in done.stderr, done.stderr
+    assert "he disk is full" in done.stderr or "o space left" in done.stderr, done.stderr
     assert_whole(tmp_path)
     words = ["mount", "-o", "remount,size=500m", str(tmp_path / place)]
     subprocess.run(words, check=True)
