@@ -12,6 +12,11 @@ class InputError(BHError):
     """An input (dataset, image, sidecar, option's value) cannot be used."""
 
 
+def unreadable(path):
+    """The InputError about a file that may not be read."""
+    return InputError(f"{path} cannot be read: its permissions forbid it.")
+
+
 class ModelError(BHError):
     """A target-domain model is missing, damaged, or of another space than asked for."""
 

@@ -15,7 +15,7 @@ from traceback import format_exception
 import psutil
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 
-from .errors import StepKilledError
+from .errors import StepKilledError, unreadable
 from .monitor import Usage, measure
 
 KEPT_GB = 0.5
@@ -124,5 +124,11 @@ def _run_step(node, updatehash, taskid):
     # Where memory runs out, a step is to go, not the process that tells of it.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
-    result, taken = measure(run_node, node, updatehash, taskid)
+    try:
+        result, taken = measure(run_node, node, updatehash, taskid)
+    except FileNotFoundError as error:
+        # nipype hashes a step's files before it begins, and asks for its results if that fails.
+        if isinstance(error.__context__, PermissionError):
+            raise unreadable(error.__context__.filename) from None
+        raise
     return result, taken, psutil.Process().memory_info().rss / 1024**3

@@ -11,7 +11,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from ..errors import InputError
+from ..errors import InputError, unreadable
 from .resampling import SHEARED
 
 MIN_SIDE = 16
@@ -122,7 +122,7 @@ def open_nifti(path):
     if not path.is_file():
         raise InputError(f"{path} is a pipe or a device, where a NIfTI file was expected.")
     if not os.access(path, os.R_OK):
-        raise InputError(f"{path} cannot be read: its permissions forbid it.")
+        raise unreadable(path)
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes). Copy or convert the file again.")
     try:
@@ -296,8 +296,8 @@ def read_ras(path):
     return np.ascontiguousarray(image.get_fdata(dtype=np.float32)), image.affine
 
 
-def load_mask(path, shape, affine):
-    """Read a brain mask made elsewhere for a scan.
+def load_mask(path, shape, affine, of="brain"):
+    """Read a mask made elsewhere for a scan.
 
     Parameters
     ----------
@@ -306,6 +306,8 @@ def load_mask(path, shape, affine):
         Of the scan on RAS axes.
     affine : numpy.ndarray, shape (4, 4)
         Of the scan on RAS axes.
+    of : {"brain", "lesion"}
+        What it covers. A mask of lesions may be empty.
 
     Returns
     -------
@@ -314,44 +316,19 @@ def load_mask(path, shape, affine):
     Raises
     ------
     InputError
-        If the mask does not lie on the scan's grid or is empty.
-    """
-    image = load_t1w(path)
-    if image.volume.shape != tuple(shape) or not np.allclose(image.affine, affine, atol=1e-2):
-        raise InputError(
-            f"The brain mask {path} does not lie on the grid of its T1w scan: "
-            "resample it, or leave out --derivatives."
-        )
-    return image.volume > 0.5
-
-
-def load_lesion(path, shape, affine):
-    """Read a lesion mask of a scan; it may be empty.
-
-    Parameters
-    ----------
-    path : path-like
-    shape : tuple of int
-        Of the scan on RAS axes.
-    affine : numpy.ndarray, shape (4, 4)
-        Of the scan on RAS axes.
-
-    Returns
-    -------
-    numpy.ndarray of bool, shape ``shape``
-
-    Raises
-    ------
-    InputError
-        If the mask cannot be read or does not lie on the scan's grid.
+        If the mask cannot be read, does not lie on the scan's grid, or is a brain's and empty.
     """
     image = nib.as_closest_canonical(_read_checked(path)[0])
+    without = {"brain": "leave out --derivatives", "lesion": "take it away"}[of]
     if image.shape != tuple(shape) or not np.allclose(image.affine, affine, atol=1e-2):
         raise InputError(
-            f"The lesion mask {path} does not lie on the grid of its T1w scan: resample it, or "
-            "take it away."
+            f"The {of} mask {path} does not lie on the grid of its T1w scan: resample it, or "
+            f"{without}."
         )
-    return image.get_fdata(dtype=np.float32) > 0.5
+    mask = image.get_fdata(dtype=np.float32) > 0.5
+    if of == "brain" and not mask.any():
+        raise InputError(f"The {of} mask {path} is empty: make it again, or {without}.")
+    return mask
 
 
 def save_nifti(volume, affine, path, dtype=np.float32, code=1):

@@ -121,12 +121,12 @@ class CorrectBias(SimpleInterface):
 
     def _run_interface(self, runtime):
         from ..anatomy.bias import n4_bias_field
-        from ..anatomy.images import load_lesion, read_ras, save_nifti
+        from ..anatomy.images import load_mask, read_ras, save_nifti
 
         volume, affine = read_ras(self.inputs.in_file)
         mask = read_ras(self.inputs.mask)[0] > 0
         if isdefined(self.inputs.lesion):
-            healthy = mask & ~load_lesion(self.inputs.lesion, volume.shape, affine)
+            healthy = mask & ~load_mask(self.inputs.lesion, volume.shape, affine, of="lesion")
             mask = healthy if healthy.any() else mask
         out = Path(runtime.cwd) / "corrected.nii.gz"
         effort = {"iterations": (10,)} if self.inputs.sloppy else {}
@@ -194,7 +194,7 @@ class ResampleToModel(SimpleInterface):
 
     def _run_interface(self, runtime):
         from ..anatomy.fit import to_model_grid
-        from ..anatomy.images import load_lesion, read_ras, save_nifti
+        from ..anatomy.images import load_mask, read_ras, save_nifti
         from ..anatomy.registration import image_matrix
         from ..anatomy.resampling import resample
 
@@ -211,7 +211,7 @@ class ResampleToModel(SimpleInterface):
             out_mask=str(save_nifti(moved_mask, grid, folder / "mask.nii.gz", np.uint8, code=4)),
         )
         if isdefined(self.inputs.lesion):
-            lesion = load_lesion(self.inputs.lesion, volume.shape, affine)
+            lesion = load_mask(self.inputs.lesion, volume.shape, affine, of="lesion")
             moved = resample(lesion, affine, moved_mask.shape, grid, matrix) > 0.5
             out = save_nifti(moved, grid, folder / "lesion.nii.gz", np.uint8, code=4)
             self._results["out_lesion"] = str(out)

@@ -14,7 +14,7 @@ FIGURES = ("flicker", "difference", "ncc", "histogram", "trace", "registration",
 _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
 _DERIVED = {"space", "res", "den", "desc", "from", "to", "mode", "label", "cohort"}
 _EXCEPTION = re.compile(
-    r"^\s*((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Pool|Interrupt|Exit))(?::\s*(.*))?$"
+    r"^\s*((?:[A-Za-z_]\w*\.)*_?[A-Z]\w*(?:Error|Exception|Pool|Interrupt|Exit))(?::\s*(.*))?$"
 )
 _CRASH_BYTES = 200_000
 _JOB_ENDED = "finished or terminated, but results file does not exist"
@@ -262,9 +262,9 @@ def _last_exception(text):
 def _advice(name, text):
     if name in ("InputError", "ModelError", "DeviceError"):
         return ""  # these sentences already say what to do
-    if name in ("MemoryError", "StepKilledError", "OutOfMemoryError") or "out of memory" in (
-        text.lower()
-    ):
+    # numpy's own is called _ArrayMemoryError.
+    no_memory = name.endswith(("MemoryError", "StepKilledError"))
+    if no_memory or "out of memory" in text.lower():
         return (
             "If the computer ran out of memory: run again with --low-mem or a smaller --nprocs, "
             "give --mem-gb somewhat below what there is, or give the job more memory."

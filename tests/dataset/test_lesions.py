@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bh_bids.workflows.base import init_scan_wf
 
-from bh_bids.anatomy.images import load_lesion
+from bh_bids.anatomy.images import load_mask
 from bh_bids.dataset import Scan
 from bh_bids.derivatives import find_lesion, inputs_sha256, provenance_key
 from bh_bids.errors import InputError
@@ -75,12 +75,12 @@ def test_a_mask_of_another_grid_is_refused_and_an_empty_one_taken(tmp_path):
     affine = np.diag([2.0, 2, 2, 1])
     data = np.zeros((20, 20, 20), np.uint8)
     path = write(tmp_path / "a.nii.gz", data, affine)
-    assert not load_lesion(path, (20, 20, 20), affine).any()
+    assert not load_mask(path, (20, 20, 20), affine, of="lesion").any()
     with pytest.raises(InputError, match="does not lie on the grid"):
-        load_lesion(path, (20, 20, 21), affine)
+        load_mask(path, (20, 20, 21), affine, of="lesion")
     flipped = write(tmp_path / "b.nii.gz", data[::-1].copy(), affine @ np.diag([-1.0, 1, 1, 1]))
     with pytest.raises(InputError, match="does not lie on the grid"):
-        load_lesion(flipped, (20, 20, 20), affine)
+        load_mask(flipped, (20, 20, 20), affine, of="lesion")
 
 
 def test_n4_leaves_the_lesion_out(small_brain, tmp_path, monkeypatch):

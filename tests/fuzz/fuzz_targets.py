@@ -93,14 +93,14 @@ def checkpoint(content, folder):
 
 
 def image(content, folder):
-    from bh_bids.anatomy.images import load_lesion, load_t1w
+    from bh_bids.anatomy.images import load_mask, load_t1w
 
     name = "a.nii.gz" if content[:2] == b"\x1f\x8b" else "a.nii"
     (folder / name).write_bytes(content)
     found = load_t1w(folder / name)
     assert np.isfinite(found.volume).all() and np.isfinite(found.affine).all()
     assert found.volume.ndim == 3 and found.volume.min() < found.volume.max()
-    load_lesion(folder / name, found.volume.shape, found.affine)
+    load_mask(folder / name, found.volume.shape, found.affine, of="lesion")
 
 
 def sidecar(content, folder):

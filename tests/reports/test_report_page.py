@@ -342,6 +342,16 @@ def test_only_the_crashes_of_the_run_count(tmp_path, figures):
     assert "No errors" in read(write_participant_report(tmp_path, "01", run_uuid="x")).words
 
 
+@pytest.mark.parametrize(
+    "name", ["MemoryError", "numpy._core._exceptions._ArrayMemoryError", "torch.OutOfMemoryError"]
+)
+def test_memory_that_ran_out_is_known_by_any_name(name, tmp_path, figures):
+    add_scan(tmp_path, figures)
+    add_crash(tmp_path, "20250101_new", f"{name}: Unable to allocate 1.31 GiB for an array")
+    words = check_page(write_participant_report(tmp_path, "01")).words
+    assert f"{name.rsplit('.')[-1]}: Unable to allocate" in words and "--low-mem" in words
+
+
 def test_cautions_are_shown_before_the_pictures(tmp_path, figures):
     add_scan(tmp_path, figures, Guards=["The brain is small; see the mask."], Converged=False)
     page = check_page(write_participant_report(tmp_path, "01"))
