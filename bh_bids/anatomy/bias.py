@@ -50,7 +50,7 @@ def n4_bias_field(volume, affine, mask, *, iterations=(50, 50, 50), spline_spaci
         ).numpy()
     log_field = np.log(np.clip(field, 1e-3, 1e3))
     log_field -= log_field[small_mask].mean()
-    return np.exp(_extend(log_field, coarse, volume.shape, affine))
+    return np.exp(extend(log_field, coarse, volume.shape, affine))
 
 
 def rough_correction(volume, affine):
@@ -70,8 +70,21 @@ def rough_correction(volume, affine):
     return volume / n4_bias_field(volume, affine, inside, iterations=(20, 20))
 
 
-def _extend(log_field, coarse, shape, affine):
-    """Resample a log field; beyond the coarse grid its border value holds on."""
+def extend(log_field, coarse, shape, affine):
+    """Resample a log field; beyond the coarse grid its border value holds on.
+
+    Parameters
+    ----------
+    log_field : numpy.ndarray, shape (i, j, k)
+    coarse : numpy.ndarray, shape (4, 4)
+        Affine of its grid.
+    shape, affine : tuple of int, numpy.ndarray of shape (4, 4)
+        Grid wanted.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape ``shape``
+    """
     to_coarse = np.linalg.inv(coarse) @ affine
     return ndimage.affine_transform(
         log_field,
