@@ -115,6 +115,17 @@ def test_extraction_finds_the_brain_of_a_moved_head(
     assert tools.dice(found, brain) > 0.93
 
 
+def test_extraction_finds_the_brain_of_a_head_that_nods_far(
+    head, head_template, tools, monkeypatch
+):
+    monkeypatch.setattr(module, "SLOPPY_SPACING", 6.0)
+    monkeypatch.setattr(bias, "ESTIMATION_SPACING", 8.0)
+    turn = tools.matrix(angles=(1.1, 0.3, -0.3))
+    volume = tools.move(head.volume, head.affine, turn)
+    brain = tools.move(head.mask.astype(np.float32), head.affine, turn) > 0.5
+    assert tools.dice(extract_brain(volume, head.affine, head_template, sloppy=True), brain) > 0.95
+
+
 @pytest.mark.slow
 def test_extraction_repeats_bit_for_bit(head, moved_head, head_template, tools, monkeypatch):
     monkeypatch.setattr(module, "WORKING_SPACING", 4.0)
