@@ -14,16 +14,14 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /src
 RUN python3 -m venv /opt/bh-bids
 # The dependencies come first: a change of the code alone does not fetch them again.
-COPY constraints.txt pyproject.toml ./
+COPY constraints.txt requirements-image.txt ./
+# Only files whose hashes were kept; but torch, of which every index has a build of its own.
 # Where no index has the CPU build of torch, the default build of the same version is taken.
-RUN if [[ "${VARIANT}" == cuda ]]; then sed -i 's/+cpu$//' constraints.txt; fi \
+RUN /opt/bh-bids/bin/pip install --no-deps --require-hashes -r requirements-image.txt \
+ && if [[ "${VARIANT}" == cuda ]]; then sed -i 's/+cpu$//' constraints.txt; fi \
  && { /opt/bh-bids/bin/pip install -c constraints.txt torch \
       || { sed -i 's/+cpu$//' constraints.txt \
-           && /opt/bh-bids/bin/pip install -c constraints.txt torch; }; } \
- && /opt/bh-bids/bin/python -c 'import tomllib; \
-print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > requirements.txt \
- && /opt/bh-bids/bin/pip install -c constraints.txt -r requirements.txt
+           && /opt/bh-bids/bin/pip install -c constraints.txt torch; }; }
 COPY setup.cfg README.md LICENSE ./
 COPY workflows workflows
 COPY bh_bids bh_bids
