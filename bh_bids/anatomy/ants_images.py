@@ -1,5 +1,8 @@
 """Between arrays on RAS axes and ANTs images (LPS), and ANTs made repeatable."""
 
+import ctypes
+import os
+import sys
 from contextlib import contextmanager
 
 import ants
@@ -29,6 +32,21 @@ def to_ants(volume, affine):
         spacing=spacing.tolist(),
         direction=_LPS[:, None] * (affine[:3, :3] / spacing),
     )
+
+
+@contextmanager
+def silent():
+    """Nothing that compiled code prints in this context is seen."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what waits in buffers of C would be printed later
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import InputError
-from .ants_images import deterministic, to_ants
+from .ants_images import deterministic, silent, to_ants
 from .bias import extend, rough_correction
 from .resampling import content_box, downsample, resample, voxel_sizes, voxel_volume
 from .templates import find_head_template
@@ -180,14 +180,15 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
     fixed, moving = to_ants(small, grid), to_ants(head.volume, head.affine)
     with deterministic(seed), tempfile.TemporaryDirectory() as folder:
         # A head that nods far is lost from a start at the middles alone.
-        start = ants.affine_initializer(
-            to_ants(*downsample(small, grid, START_SPACING)),
-            to_ants(*downsample(head.volume, head.affine, START_SPACING)),
-            search_factor=20,
-            radian_fraction=0.2,
-            local_search_iterations=10,
-            txfn=f"{folder}/start.mat",
-        )
+        with silent():
+            start = ants.affine_initializer(
+                to_ants(*downsample(small, grid, START_SPACING)),
+                to_ants(*downsample(head.volume, head.affine, START_SPACING)),
+                search_factor=20,
+                radian_fraction=0.2,
+                local_search_iterations=10,
+                txfn=f"{folder}/start.mat",
+            )
         fit = ants.registration(
             fixed,
             moving,

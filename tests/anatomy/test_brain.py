@@ -116,7 +116,7 @@ def test_extraction_finds_the_brain_of_a_moved_head(
 
 
 def test_extraction_finds_the_brain_of_a_head_that_nods_far(
-    head, head_template, tools, monkeypatch
+    head, head_template, tools, monkeypatch, capfd
 ):
     monkeypatch.setattr(module, "SLOPPY_SPACING", 6.0)
     monkeypatch.setattr(bias, "ESTIMATION_SPACING", 8.0)
@@ -124,6 +124,7 @@ def test_extraction_finds_the_brain_of_a_head_that_nods_far(
     volume = tools.move(head.volume, head.affine, turn)
     brain = tools.move(head.mask.astype(np.float32), head.affine, turn) > 0.5
     assert tools.dice(extract_brain(volume, head.affine, head_template, sloppy=True), brain) > 0.95
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.slow
