@@ -22,7 +22,7 @@ RUN /opt/bh-bids/bin/pip install --no-deps --require-hashes -r requirements-imag
  && { /opt/bh-bids/bin/pip install -c constraints.txt torch \
       || { sed -i 's/+cpu$//' constraints.txt \
            && /opt/bh-bids/bin/pip install -c constraints.txt torch; }; }
-COPY setup.cfg README.md LICENSE ./
+COPY pyproject.toml setup.cfg README.md LICENSE ./
 COPY workflows workflows
 COPY bh_bids bh_bids
 # What only developers of the dependencies use goes: their tests, torch's headers, pip itself.

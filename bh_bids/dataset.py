@@ -131,7 +131,8 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
     participants, sessions : sequence of str
         Labels without prefix; all if empty.
     filters : dict, optional
-        Further pybids entities that a scan must have, ``{"t1w": {"acquisition": "mprage"}}``.
+        Further pybids entities and fields of its sidecars (these begin with a capital letter) that
+        a scan must have, ``{"t1w": {"acquisition": "mprage", "MagneticFieldStrength": 3}}``.
     database_dir : path-like, optional
         pybids database, made if it does not exist.
 
@@ -155,7 +156,9 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
         )
     layout = _layout(bids_dir, participants, database_dir)
     query = dict(suffix="T1w", extension=[".nii", ".nii.gz"], datatype="anat", scope="raw")
-    query.update(_query_values((filters or {}).get("t1w", {})))
+    wanted = (filters or {}).get("t1w", {})
+    fields = {name: value for name, value in wanted.items() if name[:1].isupper()}
+    query.update(_query_values({name: wanted[name] for name in wanted.keys() - fields.keys()}))
     if participants:
         query["subject"] = list(participants)
     if sessions:
@@ -164,8 +167,10 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
         files = layout.get(**query)
     except Exception as error:  # whatever the filter makes of a query, and a database of that
         raise InputError(f"The BIDS filter cannot be used: {error}") from None
-    files = _well_named(files, bids_dir)
-    if not files:
+    sidecars = cache(_sidecars_of)
+    scans = [_scan(item, bids_dir, sidecars) for item in _well_named(files, bids_dir)]
+    scans = [scan for scan in scans if _has_fields(scan.metadata, fields)]
+    if not scans:
         what = ", ".join(f"sub-{label}" for label in participants) or "any participant"
         raise InputError(
             f"{bids_dir} has no T1w scan of {what}"
@@ -173,8 +178,6 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
             + ": files must be named sub-<label>[/ses-<label>]/anat/..._T1w.nii[.gz]"
             + (" and pass the BIDS filter." if filters else ".")
         )
-    sidecars = cache(_sidecars_of)
-    scans = [_scan(item, bids_dir, sidecars) for item in files]
     scans.sort(key=lambda scan: str(scan.path))
     for first, second in zip(scans, scans[1:], strict=False):
         if first.key == second.key:
@@ -289,6 +292,20 @@ def read_filter_file(path):
             f'The BIDS filter file {path} must look like {{"t1w": {{"acquisition": "mprage"}}}}.'
         )
     return {"t1w": {k: "Query.NONE" if v is None else v for k, v in content["t1w"].items()}}
+
+
+def _has_fields(metadata, fields):
+    """Whether fields of sidecars have a value that is wanted: one, one of several, none, any."""
+
+    def has(name, wanted):
+        found = metadata.get(name)
+        if wanted in (None, "Query.NONE"):
+            return found is None
+        if wanted in ("*", "Query.ANY"):
+            return found is not None
+        return found == wanted or (isinstance(wanted, list) and found in wanted)
+
+    return all(has(name, wanted) for name, wanted in fields.items())
 
 
 def _query_values(entities):

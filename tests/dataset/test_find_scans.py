@@ -139,6 +139,27 @@ def test_filter_file(skeleton, tmp_path, wanted, expected):
     assert names(find_scans(skeleton, filters=read_filter_file(path))) == expected
 
 
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"ManufacturersModelName": "Trio"}, ["sub-02_T1w.nii.gz"]),
+        (
+            {"MagneticFieldStrength": [1.5, 7], "EchoTime": "*"},
+            ["sub-01_ses-A_acq-mprage_run-01_T1w.nii.gz"],
+        ),
+        (
+            {"MagneticFieldStrength": 3, "EchoTime": None, "session": None},
+            ["sub-010_T1w.nii.gz", "sub-02_T1w.nii.gz"],
+        ),
+    ],
+)
+def test_filter_by_fields_of_sidecars(skeleton, wanted, expected):
+    put(skeleton, "sub-02/anat/sub-02_T1w.json", {"ManufacturersModelName": "Trio"})
+    put(skeleton, "sub-010/anat/sub-010_T1w.json", {"MagneticFieldStrength": 3.0})
+    put(skeleton, SCANS[0].replace(".nii.gz", ".json"), {"EchoTime": 0.003})
+    assert names(find_scans(skeleton, filters={"t1w": wanted})) == expected
+
+
 def test_filter_that_leaves_nothing_is_said_to(skeleton):
     with pytest.raises(InputError, match="pass the BIDS filter"):
         find_scans(skeleton, filters={"t1w": {"acquisition": "flash"}})
