@@ -37,16 +37,24 @@ def to_ants(volume, affine):
 @contextmanager
 def silent():
     """Nothing that compiled code prints in this context is seen."""
-    sys.stdout.flush()
-    kept = os.dup(1)
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    _flush()
     with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
+        for number, _ in kept:
+            os.dup2(nowhere.fileno(), number)
     try:
         yield
     finally:
-        ctypes.CDLL(None).fflush(None)  # what waits in buffers of C would be printed later
-        os.dup2(kept, 1)
-        os.close(kept)
+        _flush()  # what waits in buffers would be printed later
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _flush():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 @contextmanager
