@@ -66,7 +66,10 @@ class Progress:
         step = parts[-1]
         if not _told([step]):
             return
-        workflow = next((part for part in parts if part in self.names), parts[0])
+        # What is done for all scans of a participant at once is in the participant's workflow.
+        workflow = next(
+            (part for part in parts if part in self.names), parts[min(1, len(parts) - 1)]
+        )
         now = time.monotonic()
         if status == "start":
             self.started[node.fullname] = now
@@ -117,7 +120,8 @@ class Progress:
             self.screen.all(done, self.expected.seconds(rest))
 
     def _name(self, workflow):
-        return self.names.get(workflow, workflow)
+        of_all = workflow.removesuffix("_wf").replace("sub_", "sub-", 1) + ", all scans"
+        return self.names.get(workflow, of_all)
 
     def _tell(self, workflow, what):
         line = f"{self._name(workflow):<{self.width}}  {what}"

@@ -60,6 +60,19 @@ def test_steps_of_an_earlier_run_count_and_those_after_a_failure_do_not():
     ]
 
 
+def test_what_is_done_for_all_scans_of_a_participant_is_theirs():
+    stream = io.StringIO()
+    node = SimpleNamespace(fullname="bh_bids_wf.sub_01_wf.longitudinal_wf.within_template")
+    with Progress(NAMES, STEPS, stream) as told:
+        told(node, "start")
+        told(node, "exception")
+    lines = [line.split("  ") for line in stream.getvalue().splitlines()]
+    assert lines == [
+        ["sub-01, all scans", "begins"],
+        ["sub-01, all scans", "FAILED at within template"],
+    ]
+
+
 def test_verbose_names_scan_and_step_and_says_what_failed():
     stream = io.StringIO()
     told = Progress(NAMES, STEPS, stream, verbose=1)
