@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .memory import available_gb
-from .progress import Progress
+from .progress import Progress, named, workflow_of
 from .scheduler import request_resources
 
 VERBOSITY_VARIABLE = "BH_VERBOSITY"
@@ -179,10 +179,10 @@ def write_usage(usage, settings, names):
 
     rows = {}
     for taken in sorted(usage, key=lambda item: item.start):
-        scan, step = _scan_and_step(taken.step, names)
+        scan = named(workflow_of(taken.step, names), names)
         row = {
             "scan": scan,
-            "step": step,
+            "step": taken.step.rsplit(".", 1)[-1],
             "start": f"{datetime.fromtimestamp(taken.start):%Y-%m-%dT%H:%M:%S}",
             "seconds": round(taken.seconds, 2),
             "cpu_seconds": round(taken.cpu_seconds, 2),
@@ -198,9 +198,3 @@ def write_usage(usage, settings, names):
         largest = max(own, key=lambda row: row["peak_gb"])
         print(f"{participant}: at most {largest['peak_gb']:.1f} GB ({largest['step']}), "
               f"{sum(row['cpu_seconds'] for row in own) / 60:.1f} CPU minutes: {path}")  # fmt: skip
-
-
-def _scan_and_step(name, names):
-    """What scan and step a node's full name stands for."""
-    parts = name.split(".")
-    return next((names[part] for part in parts if part in names), parts[0]), parts[-1]

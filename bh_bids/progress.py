@@ -62,8 +62,7 @@ class Progress:
         node : nipype.pipeline.engine.Node
         status : {"start", "end", "exception"}
         """
-        parts = node.fullname.split(".")
-        step = parts[-1]
+        step = node.fullname.rsplit(".", 1)[-1]
         if not _told([step]):
             return
         # What is done for all scans of a participant at once is in the participant's workflow.
@@ -120,8 +119,7 @@ class Progress:
             self.screen.all(done, self.expected.seconds(rest))
 
     def _name(self, workflow):
-        of_all = workflow.removesuffix("_wf").replace("sub_", "sub-", 1) + ", all scans"
-        return self.names.get(workflow, of_all)
+        return named(workflow, self.names)
 
     def _tell(self, workflow, what):
         line = f"{self._name(workflow):<{self.width}}  {what}"
@@ -129,6 +127,41 @@ class Progress:
             self.screen.print(line)
         else:
             print(line, file=self.stream, flush=True)
+
+
+def workflow_of(fullname, names):
+    """Name of the workflow that a step belongs to: its scan's, or, where the step is for all of a
+    participant's scans, the participant's.
+
+    Parameters
+    ----------
+    fullname : str
+        Of the step's node.
+    names : dict
+        See :class:`Progress`.
+
+    Returns
+    -------
+    str
+    """
+    parts = fullname.split(".")
+    return next((part for part in parts if part in names), parts[min(1, len(parts) - 1)])
+
+
+def named(workflow, names):
+    """What a scan's or a participant's workflow is called: ``sub-01_ses-A``, ``sub-01``.
+
+    Parameters
+    ----------
+    workflow : str
+    names : dict
+        See :class:`Progress`.
+
+    Returns
+    -------
+    str
+    """
+    return names.get(workflow, workflow.removesuffix("_wf").replace("sub_", "sub-", 1))
 
 
 class Expectation:

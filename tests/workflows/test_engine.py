@@ -1,9 +1,13 @@
 """How a workflow is run: which plugin, and what is told on the way."""
 
+import csv
+from types import SimpleNamespace
+
 import pytest
 
-from bh_bids.engine import choose_plugin
+from bh_bids.engine import choose_plugin, write_usage
 from bh_bids.errors import InputError
+from bh_bids.monitor import Usage
 from bh_bids.settings import Settings
 
 
@@ -70,3 +74,23 @@ def test_unusable_plugin_files_are_refused(settings, tmp_path, content):
         path.write_text(content)
     with pytest.raises(InputError, match=r"plugin\.yml"):
         choose_plugin(settings(use_plugin=path), None)
+
+
+def test_usage_of_all_scans_together_goes_to_their_participant(tmp_path, capsys):
+    names = {"sub_01_ses_A_scan_wf": "sub-01_ses-A", "sub_02_scan_wf": "sub-02"}
+    steps = {
+        "bh_bids_wf.sub_01_wf.longitudinal_wf.within_template": 2.0,
+        "bh_bids_wf.sub_01_wf.sub_01_ses_A_scan_wf.anatomical_wf.conform": 0.2,
+        "bh_bids_wf.sub_02_wf.sub_02_scan_wf.anatomical_wf.conform": 0.3,
+    }
+    usage = [
+        Usage(step, k, 1.0, 1.0, peak, 1, 1.0, 1) for k, (step, peak) in enumerate(steps.items())
+    ]
+    settings = SimpleNamespace(output_dir=tmp_path, run_uuid="a")
+    for label in ("sub-01", "sub-02"):
+        (tmp_path / label / "log" / "a").mkdir(parents=True)
+    write_usage(usage, settings, names)
+    with open(tmp_path / "sub-01/log/a/resources.tsv", encoding="utf-8", newline="") as stream:
+        rows = [(row["scan"], row["step"]) for row in csv.DictReader(stream, delimiter="\t")]
+    assert rows == [("sub-01", "within_template"), ("sub-01_ses-A", "conform")]
+    assert "sub-01: at most 2.0 GB (within_template)" in capsys.readouterr().out

@@ -68,8 +68,8 @@ def test_what_is_done_for_all_scans_of_a_participant_is_theirs():
         told(node, "exception")
     lines = [line.split("  ") for line in stream.getvalue().splitlines()]
     assert lines == [
-        ["sub-01, all scans", "begins"],
-        ["sub-01, all scans", "FAILED at within template"],
+        ["sub-01", "begins"],
+        ["sub-01", "FAILED at within template"],
     ]
 
 
