@@ -65,10 +65,7 @@ class Progress:
         step = node.fullname.rsplit(".", 1)[-1]
         if not _told([step]):
             return
-        # What is done for all scans of a participant at once is in the participant's workflow.
-        workflow = next(
-            (part for part in parts if part in self.names), parts[min(1, len(parts) - 1)]
-        )
+        workflow = workflow_of(node.fullname, self.names)
         now = time.monotonic()
         if status == "start":
             self.started[node.fullname] = now
