@@ -66,7 +66,7 @@ def test_what_is_done_for_all_scans_of_a_participant_is_theirs():
     with Progress(NAMES, STEPS, stream) as told:
         told(node, "start")
         told(node, "exception")
-    lines = [line.split("  ") for line in stream.getvalue().splitlines()]
+    lines = [line.split(None, 1) for line in stream.getvalue().splitlines()]
     assert lines == [
         ["sub-01", "begins"],
         ["sub-01", "FAILED at within template"],
