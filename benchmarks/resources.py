@@ -11,7 +11,7 @@ import argparse
 import csv
 
 TOLERANCE = 0.25
-SINKS = ("ds_", "sidecar_")
+SINKS = ("ds_", "sidecar_harmonized", "sidecar_native")
 
 
 def read(paths):

@@ -41,7 +41,7 @@ def init_longitudinal_wf(*, scans, settings, name="longitudinal_wf"):
     largest = max(scans, key=lambda scan: step_gb("brain_mask", scan))
 
     def step(interface, name, scans=1):
-        return pe.Node(interface, name=name, mem_gb=round(scans * step_gb(name, largest), 2))
+        return pe.Node(interface, name=name, mem_gb=step_gb(name, largest, scans))
 
     files = [str(scan.path) for scan in scans]
     template = step(

@@ -78,7 +78,7 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
     checked = pe.Node(
         Function(function=_checked_sidecar, output_names=["meta_dict"]),
         name="sidecar_preproc",
-        mem_gb=step_gb("sink", scan),
+        mem_gb=step_gb("sidecar_preproc", scan),
     )
     checked.inputs.meta = preproc.inputs.meta_dict
     workflow.connect(inputs, "details", checked, "details")
