@@ -87,7 +87,8 @@ def _read_checked(path):
     image = open_nifti(path)
     warnings = check_header(image, path)
     try:
-        data = np.asanyarray(image.dataobj, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+            data = np.asanyarray(image.dataobj, dtype=np.float32)
         _check_gzip(path)
     except _UNREADABLE:
         raise InputError(
