@@ -110,7 +110,7 @@ def provenance_key(scan, settings, model, within=()):
     """
     parts = {
         **_inputs_of(scan, settings),
-        "within": [_inputs_of(other, settings) for other in within],
+        "within": [[_inputs_of(other, settings), other.scanner] for other in within],
         "metadata": [scan.scanner, scan.problems],
         "model": model_sha256(model),
         "method": settings.method,
@@ -468,6 +468,7 @@ def harmonization_block(settings, model, result, extraction, scan):
         "Iterations": result["iterations"],
         "Decisions": result["decisions"],
         "IntensityMap": intensity_map(result["mapping"]) if result["decisions"] else None,
+        "SharedMap": result["shared"] or None,
         "Guards": [*extraction.get("Warnings", []), *result["guards"]],
         "TargetCorrelation": result["contrast"],
         "Structure": result["structure"],
@@ -489,7 +490,7 @@ def harmonization_block(settings, model, result, extraction, scan):
         "CommandLine": command_line(settings, scan),
     }
     # Left out where the method, the model or the scan has none.
-    optional = ("CalibrationSHA256", "Decisions", "IntensityMap", "Lesion")
+    optional = ("CalibrationSHA256", "Decisions", "IntensityMap", "SharedMap", "Lesion")
     return {name: value for name, value in block.items() if value or name not in optional}
 
 

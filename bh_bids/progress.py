@@ -278,7 +278,7 @@ def duration(seconds):
 
 
 def _told(steps):
-    return {s for s in steps if s not in _QUIET and not s.startswith(("ds_", "sidecar_"))}
+    return {s for s in steps if s not in _QUIET and not s.startswith(("ds_", "list_", "sidecar_"))}
 
 
 def _is_terminal(stream):

@@ -346,9 +346,14 @@ def _batches(scans, size):
 
 def _clean_workdir(plan, scans):
     """Remove the intermediate results of scans that are done."""
-    from bh_bids.workflows.base import work_folder
+    from bh_bids.workflows.base import common_work_folders, work_folder
 
     space = plan.model["Config"]["space"]
+    done = {s.key for s in scans if is_done(s, space, plan.settings, plan.keys[s.key])}
     for scan in scans:
-        if is_done(scan, space, plan.settings, plan.keys[scan.key]):
+        if scan.key in done:
             shutil.rmtree(work_folder(plan.settings, scan), ignore_errors=True)
+    unfinished = {scan.participant for scan in scans if scan.key not in done}
+    for participant in {scan.participant for scan in scans} - unfinished:
+        for folder in common_work_folders(plan.settings, participant):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""The harmonization of one preprocessed scan."""
+"""The harmonization of one preprocessed scan, or of several with one intensity map."""
 
 # What --sloppy leaves of each method: no pass of all slices through the flow, or few.
 SLOPPY = {"map": {"flow": "gaussian"}, "paper": {"iterations": 2}}
 
 
-def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
+def init_harmonization_wf(*, scan, settings, model, shared=False, name="harmonization_wf"):
     """Harmonize a brain on the model's grid, carry it to the native grid, and measure it.
 
     Workflow Graph
@@ -16,12 +16,17 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
     settings : bh_bids.settings.Settings
     model : dict
         Description of the target-domain model.
+    shared : bool
+        The scan shares its intensity map with others: a step outside of this workflow harmonizes
+        them all (:func:`harmonize_node`).
     name : str
 
     Inputs
     ------
     preproc, preproc_mask
         Brain and its mask on the model's grid.
+    harmonized, result
+        Of the step outside, only with ``shared``.
     lesion
         Lesion mask on the model's grid, if there is one.
     corrected, mask
@@ -45,34 +50,14 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
     import nipype.pipeline.engine as pe
     from nipype.interfaces.utility import IdentityInterface
 
-    from bh_bids.derivatives import model_sha256
     from bh_bids.interfaces import harmonization as interfaces
     from bh_bids.memory import step_gb
 
-    on_gpu = settings.device.startswith("cuda")
+    names = ["preproc", "preproc_mask", "lesion", "corrected", "mask", "to_space", "details"]
     inputs = pe.Node(
-        IdentityInterface(
-            ["preproc", "preproc_mask", "lesion", "corrected", "mask", "to_space", "details"]
-        ),
+        IdentityInterface([*names, *(["harmonized", "result"] if shared else [])]),
         name="inputnode",
     )
-    harmonize = pe.Node(
-        interfaces.Harmonize(
-            model=settings.model,
-            model_sha256=model_sha256(model),
-            method=settings.method,
-            device=settings.device,
-            seed=settings.random_seed,
-            num_threads=settings.omp_nthreads or 1,
-            use_gpu=on_gpu,
-        ),
-        name="harmonize",
-        mem_gb=memory_gb(model, settings.method),
-        # nipype counts a step's GPU slots in its processes.
-        n_procs=1 if on_gpu else settings.omp_nthreads or 1,
-    )
-    if settings.sloppy:
-        harmonize.inputs.parameters = SLOPPY[settings.method]
     native = pe.Node(
         interfaces.ApplyOnNativeGrid(reference=str(scan.path)),
         name="native_grid",
@@ -88,24 +73,96 @@ def init_harmonization_wf(*, scan, settings, model, name="harmonization_wf"):
         name="outputnode",
     )
     workflow = pe.Workflow(name=name)
+    if shared:
+        found, harmonized = inputs, "harmonized"
+    else:
+        found, harmonized = harmonize_node(interfaces.Harmonize, settings, model), "out_file"
+        workflow.connect([
+            (inputs, found, [
+                ("preproc", "in_file"), ("preproc_mask", "mask"), ("lesion", "lesion"),
+            ]),
+        ])  # fmt: skip
     workflow.connect([
-        (inputs, harmonize, [
-            ("preproc", "in_file"), ("preproc_mask", "mask"), ("lesion", "lesion"),
-        ]),
         (inputs, native, [
             ("corrected", "native"), ("mask", "mask"), ("to_space", "transform"),
             ("preproc", "source"),
         ]),
-        (harmonize, native, [("out_file", "harmonized"), ("result", "result")]),
+        (found, native, [(harmonized, "harmonized"), ("result", "result")]),
         (inputs, summarize, [
             ("preproc", "source"), ("preproc_mask", "mask"), ("details", "details"),
         ]),
-        (harmonize, summarize, [("out_file", "harmonized"), ("result", "result")]),
-        (harmonize, outputs, [("out_file", "harmonized"), ("result", "result")]),
+        (found, summarize, [(harmonized, "harmonized"), ("result", "result")]),
+        (found, outputs, [(harmonized, "harmonized"), ("result", "result")]),
         (native, outputs, [("out_file", "native")]),
         (summarize, outputs, [("metrics", "metrics"), ("trace", "trace")]),
     ])  # fmt: skip
     return workflow
+
+
+def harmonize_node(interface, settings, model, scans=1):
+    """The step that harmonizes.
+
+    Parameters
+    ----------
+    interface : type
+        Of :mod:`bh_bids.interfaces.harmonization`.
+    settings : bh_bids.settings.Settings
+    model : dict
+        Description of the target-domain model.
+    scans : int
+        How many it holds at once.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Node
+    """
+    import nipype.pipeline.engine as pe
+
+    from bh_bids.derivatives import model_sha256
+
+    on_gpu = settings.device.startswith("cuda")
+    node = pe.Node(
+        interface(
+            model=settings.model,
+            model_sha256=model_sha256(model),
+            method=settings.method,
+            device=settings.device,
+            seed=settings.random_seed,
+            num_threads=settings.omp_nthreads or 1,
+            use_gpu=on_gpu,
+        ),
+        name="harmonize",
+        mem_gb=memory_gb(model, settings.method) + 0.2 * (scans - 1),
+        # nipype counts a step's GPU slots in its processes.
+        n_procs=1 if on_gpu else settings.omp_nthreads or 1,
+    )
+    if settings.sloppy:
+        node.inputs.parameters = SLOPPY[settings.method]
+    return node
+
+
+def shared_maps(scans, settings):
+    """Scans of a participant that get one intensity map: those of one scanner.
+
+    Scanners are told apart by what the sidecars say of them; without sidecars all are one.
+
+    Parameters
+    ----------
+    scans : sequence of bh_bids.dataset.Scan
+        Of a common template.
+    settings : bh_bids.settings.Settings
+
+    Returns
+    -------
+    list of list of bh_bids.dataset.Scan
+        Each of two or more.
+    """
+    if settings.anat_only or settings.method != "map":
+        return []
+    groups = {}
+    for scan in scans:
+        groups.setdefault(str(sorted(scan.scanner.items())), []).append(scan)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def memory_gb(model, method):

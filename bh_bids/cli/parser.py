@@ -122,8 +122,8 @@ def _add_anatomy(group):
         help="harmonize scans whose mask or registration failed the automatic checks, too"
         )  # fmt: skip
     add("--longitudinal", action="store_true",
-        help="one unbiased template of each participant's scans: one brain mask and one "
-        "registration for all of them")  # fmt: skip
+        help="one unbiased template of each participant's scans: one brain mask, one registration "
+        "and, per scanner, one map of intensities for all of them")  # fmt: skip
     completed(add("--lesion-roi", "--lesion_roi", type=Path, metavar="DIR",
         help="folder with lesion masks, sub-01/anat/sub-01_label-lesion_roi.nii.gz; nothing is "
         "estimated inside them (default: those beside the scans)"), DIRECTORY)  # fmt: skip

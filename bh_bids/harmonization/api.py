@@ -1,4 +1,4 @@
-"""harmonize(): one volume in, one volume out, whatever the method."""
+"""harmonize(): one volume in, one volume out, whatever the method; or several of one head."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -130,12 +130,96 @@ def harmonize(
     DeviceError
         If the device is not there.
     """
+    return harmonize_together(
+        [volume],
+        [mask],
+        model,
+        method=method,
+        device=device,
+        seed=seed,
+        progress=progress,
+        lesions=[lesion],
+        **parameters,
+    )[0]
+
+
+def harmonize_together(
+    volumes,
+    masks,
+    model,
+    *,
+    method="map",
+    device="auto",
+    seed=0,
+    progress=None,
+    lesions=None,
+    **parameters,
+):
+    """Harmonize several T1w volumes of one head by one scanner, with one intensity map for all.
+
+    What differs between the visits of a participant then stays, which maps of their own would make
+    alike. Each volume keeps its own gain, bias field and noise. The method "paper" has no mapping
+    to share: it harmonizes each volume for itself.
+
+    Parameters
+    ----------
+    volumes, masks : sequence of array_like, shape (x, y, z)
+        As of :func:`harmonize`.
+    model : TargetModel
+    method, device, seed, progress
+        As of :func:`harmonize`.
+    lesions : sequence of array_like or None, optional
+        A lesion mask, or None, per volume.
+    **parameters
+        Of the method.
+
+    Returns
+    -------
+    list of HarmonizationResult
+
+    Raises
+    ------
+    InputError, ModelError, DeviceError
+        As :func:`harmonize`.
+    """
     solver = get_solver(method)
     settings = make_parameters(solver, method, parameters)
     place = resolve_device(device)
     if model.mean is None:
         model.require_calibrated()
     target_scale = _target_scale(model)
+    model = model.to(place)
+    heads = [
+        _prepare(volume, mask, lesion, model, place, seed, progress)
+        for volume, mask, lesion in zip(
+            volumes, masks, lesions or [None] * len(volumes), strict=True
+        )
+    ]
+    # The fastest convolution may differ from run to run; the same bytes are promised.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        solutions = solver.solve([head.problem for head in heads], settings)
+    common = {
+        "target_scale": target_scale,
+        "parameters": asdict(settings),
+        "method": method,
+        "device": str(place),
+        "seed": seed,
+    }
+    return [_judged(head, s, common) for head, s in zip(heads, solutions, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A volume made ready: its problem, and what was noticed on the way."""
+
+    problem: Problem
+    source: np.ndarray
+    source_scale: float
+    contrast: float
+    guards: list
+
+
+def _prepare(volume, mask, lesion, model, place, seed, progress):
     volume, mask, guards = usable_volume(volume, mask, model)
     lesion = usable_lesion(lesion, mask)
     source, source_scale = to_target_units(volume, mask, left_out=lesion)
@@ -143,34 +227,31 @@ def harmonize(
     problem = Problem(
         source=np.maximum(source, 0),
         mask=mask,
-        model=model.to(place),
+        model=model,
         device=place,
         seed=seed,
         progress=progress,
         left_out=lesion,
     )
-    # The fastest convolution may differ from run to run; the same bytes are promised.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        solution = solver.solve(problem, settings)
+    return _Head(problem, source, source_scale, contrast, [*guards, *doubts])
+
+
+def _judged(head, solution, common):
+    """A solution as the caller gets it, once the guards have looked at it."""
+    problem = head.problem
     harmonized, mended = finite_or_before(solution, problem)
-    mapping = solution.mapping or straight_mapping(problem.source, harmonized, mask)
-    structure = structure_figures(problem.source, harmonized, mask)
-    lesions, changed = lesion_guard(problem.source, harmonized, mask, lesion)
+    mapping = solution.mapping or straight_mapping(problem.source, harmonized, problem.mask)
+    structure = structure_figures(problem.source, harmonized, problem.mask)
+    lesion, changed = lesion_guard(problem.source, harmonized, problem.mask, problem.left_out)
     return HarmonizationResult(
-        volume=harmonized * np.float32(target_scale),
-        scaled_source=source,
-        source_scale=source_scale,
-        target_scale=target_scale,
+        volume=harmonized * np.float32(common["target_scale"]),
+        scaled_source=head.source,
+        source_scale=head.source_scale,
         trace=solution.trace,
-        parameters=asdict(settings),
-        method=method,
-        device=str(place),
-        seed=seed,
         converged=solution.converged,
         iterations=solution.iterations,
         guards=[
-            *guards,
-            *doubts,
+            *head.guards,
             *solution.guards,
             *mended,
             *structure_guards(structure),
@@ -178,10 +259,11 @@ def harmonize(
         ],
         mapping=mapping,
         decisions=solution.decisions,
-        contrast=contrast,
+        contrast=head.contrast,
         structure=structure,
-        clipping=clipping(source, harmonized, mask, mapping),
-        lesion=lesions,
+        clipping=clipping(head.source, harmonized, problem.mask, mapping),
+        lesion=lesion,
+        **common,
     )
 
 

@@ -1,5 +1,8 @@
 """One mapping per volume: a smooth field, a monotone intensity map, and the noise taken away.
 
+Several scans of one head by one scanner may share the intensity map: each keeps its own gain, field
+and noise, and what is told of the contrast is told of all of them at once.
+
 Each stage first asks whether there is anything to do, and leaves alone what already looks like the
 target's; what it decided, and on what figure, is in the solution's ``decisions``. The thresholds
 come from what the same stage finds on the target's own training scans
@@ -100,17 +103,17 @@ class MapSolver:
 
     Parameters = MapParameters
 
-    def solve(self, problem, parameters):
-        """Harmonize one volume.
+    def solve(self, problems, parameters):
+        """Harmonize one volume, or several of one head with one intensity map.
 
         Parameters
         ----------
-        problem : Problem
+        problems : sequence of Problem
         parameters : MapParameters
 
         Returns
         -------
-        Solution
+        list of Solution
             With its mapping, and one record of the trace per stage.
 
         Raises
@@ -118,20 +121,105 @@ class MapSolver:
         ModelError
             If the model has no calibration.
         """
-        run = _Run(problem, parameters)
-        run.verdict("source", problem.source)
-        flat = run.remove_field()
-        mapped = run.map_intensities(flat)
-        volume = run.remove_noise(mapped)
-        return Solution(
-            volume=volume,
-            trace=run.trace,
-            converged=True,
-            iterations=len(run.trace) - 1,
-            guards=run.guards,
-            mapping=Mapping(run.intensity_map, run.coefficients, problem.source.shape),
-            decisions=run.decisions,
-        )
+        runs = [_Run(problem, parameters) for problem in problems]
+        for run in runs:
+            run.verdict("source", run.problem.source)
+            run.remove_field()
+        seen = [run.look() for run in runs]
+        contrast = _contrast(runs[0].calibration, seen, mapped=parameters.contrast)
+        for run, own in zip(runs, seen, strict=True):
+            run.map_intensities(own, contrast)
+            run.remove_noise()
+        _restore_histogram([run for run in runs if run.cleaned], contrast)
+        return [run.solution() for run in runs]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one brain's intensities look like once its field is gone.
+
+    Attributes
+    ----------
+    own : numpy.ndarray, shape (LEVELS,)
+        Its quantiles.
+    scale : float
+        Its gain: the brain's 99th percentile.
+    usual : numpy.ndarray, shape (LEVELS,)
+        The target's mean quantiles, of the part of a brain that is seen.
+    shift : numpy.ndarray, shape (LEVELS,)
+        What is usual for that part, less the whole brain's.
+    change : numpy.ndarray, shape (LEVELS,)
+        How the ruler says that this brain deviates from the usual.
+    ruler : dict
+        Weight, share, and figures of the ruler.
+    """
+
+    own: np.ndarray
+    scale: float
+    usual: np.ndarray
+    shift: np.ndarray
+    change: np.ndarray
+    ruler: dict
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    """What the contrast of one brain, or of all its scans, is to become.
+
+    Attributes
+    ----------
+    own, target : numpy.ndarray, shape (LEVELS,)
+        Quantiles before and after.
+    scale : float
+        Gain of the first.
+    expected : numpy.ndarray, shape (LEVELS,), or None
+        Quantiles that the target would have given, where the contrast is mapped in full.
+    decision : dict
+    """
+
+    own: np.ndarray
+    target: np.ndarray
+    scale: float
+    expected: np.ndarray | None
+    decision: dict
+
+
+def _contrast(calibration, seen, *, mapped):
+    """Decide on the contrast from all scans: on the mean of their quantiles, gains made equal."""
+    scale = float(np.mean([s.scale for s in seen]))
+    own = np.mean([s.own * (scale / s.scale) for s in seen], axis=0)
+    usual, shift, change = (
+        np.mean([getattr(s, name) for s in seen], axis=0) for name in ("usual", "shift", "change")
+    )
+    told, share = (
+        float(np.mean([s.ruler.get(name, 0.0) for s in seen])) for name in ("Weight", "Share")
+    )
+    unlikeness = (1 - told) * calibration.unlikeness(own / scale - shift)
+    if told > 0:
+        as_told = np.maximum.accumulate(usual + told * change)
+        unlikeness += told * calibration.unlikeness_told(own / scale, as_told)
+    # A deviation no larger than the ruler's error may as well be none.
+    expected = np.maximum.accumulate(usual + told * share * change)
+    weight = _ramp(unlikeness, LIKE, UNLIKE) if mapped else 0.0
+    decision = {
+        "Applied": weight > 0,
+        "Weight": round(weight, 4),
+        "Unlikeness": round(unlikeness, 3),
+        "UsualUnlikeness": LIKE,
+    }
+    target = weight * expected + (1 - weight) * own / scale
+    return _Contrast(own, target, scale, expected if weight == 1 else None, decision)
+
+
+def _restore_histogram(runs, contrast):
+    """Without its noise a brain's histogram is another: bring it to the one expected again."""
+    if not runs or contrast.expected is None:
+        for run in runs:
+            run.finish(None)
+        return
+    own = np.mean([brain_quantiles(run.volume[run.telling]) for run in runs], axis=0)
+    for run in runs:
+        run.finish(map_between(own, contrast.expected))
 
 
 class _Run:
@@ -147,7 +235,9 @@ class _Run:
             )
         self.problem, self.parameters, self.calibration = problem, parameters, model.calibration
         self.coefficients, self.intensity_map, self.sigma = None, None, None
-        self.guards, self.trace = [], []
+        self.guards, self.trace, self.cleaned = [], [], False
+        # As far as the stages have come.
+        self.volume = problem.source
         self.box = SliceBox(problem.mask, model.config.side_multiple)
         self.mask, self.mean = self._stack(problem.mask), self._stack(model.mean)
         self.lattice = Lattice(problem.source.shape, model.config.voxel_size)
@@ -181,7 +271,7 @@ class _Run:
         source, calibration = self.problem.source, self.calibration
         if not self.parameters.bias:
             self.decisions["Bias"] = {"Applied": False, "Reason": "switched off"}
-            return source
+            return
         lattice, values = self.lattice, self.lattice(np.where(self.telling, source, 0))
         found, power = standard_field(values, lattice, calibration.histograms, self.quantiles)
         found = found - calibration.null_field
@@ -198,41 +288,29 @@ class _Run:
             "UsualSpread": round(usual, 4),
         }
         if weight == 0:
-            return source
+            return
         self.coefficients = weight / power * found
-        flat = source * np.exp(-log_field(self.coefficients, source.shape))
-        self.verdict("field", flat)
-        return flat
+        self.volume = source * np.exp(-log_field(self.coefficients, source.shape))
+        self.verdict("field", self.volume)
 
-    def map_intensities(self, flat):
-        """Bring the brain's quantiles to those that the target would have given it."""
-        mask, calibration = self.problem.mask, self.calibration
-        own = brain_quantiles(flat[self.telling])
+    def look(self):
+        """What this brain's intensities are, how noisy, and what the ruler says of them."""
+        own = brain_quantiles(self.volume[self.telling])
         matched_map = map_between(own, self.quantiles)
-        matched = np.where(mask, matched_map(flat), 0)
+        matched = np.where(self.problem.mask, matched_map(self.volume), 0)
         self._judge_noise(matched)
-        scale = float(np.quantile(flat[self.telling], 0.99))
         change, ruler = self._own_contrast(matched)
-        told = ruler["Weight"]
-        unlikeness = (1 - told) * calibration.unlikeness(own / scale - self.shift)
-        if told > 0:
-            as_told = np.maximum.accumulate(self.quantiles + told * change)
-            unlikeness += told * calibration.unlikeness_told(own / scale, as_told)
-        # A deviation no larger than the ruler's error may as well be none.
-        expected = np.maximum.accumulate(self.quantiles + told * ruler.get("Share", 0.0) * change)
-        weight = _ramp(unlikeness, LIKE, UNLIKE) if self.parameters.contrast else 0.0
-        self.decisions["Contrast"] = {
-            "Applied": weight > 0,
-            "Weight": round(weight, 4),
-            "Unlikeness": round(unlikeness, 3),
-            "UsualUnlikeness": LIKE,
-            "Ruler": ruler,
-        }
-        self.expected = expected if weight == 1 else None
-        self.intensity_map = map_between(own, weight * expected + (1 - weight) * own / scale)
-        mapped = np.where(mask, self.intensity_map(flat), 0).astype(np.float32)
-        self.verdict("contrast", mapped)
-        return mapped
+        scale = float(np.quantile(self.volume[self.telling], 0.99))
+        return _Seen(own, scale, self.quantiles, self.shift, change, ruler)
+
+    def map_intensities(self, seen, contrast):
+        """Map this brain's intensities, its gain made that of the map."""
+        self.decisions["Contrast"] = {**contrast.decision, "Ruler": seen.ruler}
+        own = contrast.own * (seen.scale / contrast.scale)
+        self.intensity_map = map_between(own, contrast.target)
+        mapped = np.where(self.problem.mask, self.intensity_map(self.volume), 0)
+        self.volume = mapped.astype(np.float32)
+        self.verdict("contrast", self.volume)
 
     def _judge_noise(self, matched):
         """Estimate the noise in a brain whose histogram was matched."""
@@ -271,12 +349,12 @@ class _Run:
         # The deviation goes with the intensity: of a part of a brain, shares are others.
         return np.interp(self.quantiles, calibration.quantiles, change), account
 
-    def remove_noise(self, mapped):
+    def remove_noise(self):
         """Take the noise away where it is beyond the target's."""
         if self.sigma is None:
             reason = "switched off" if self.flow != "identity" else "no flow"
             self.decisions["Noise"] = {"Applied": False, "Reason": reason}
-            return mapped
+            return
         noisy = self.sigma >= NOISY
         self.decisions["Noise"] = {
             "Applied": noisy,
@@ -285,23 +363,38 @@ class _Run:
             "Judge": self.flow,
         }
         if not noisy:
-            return mapped
+            return
         if self.flow == "gaussian":
             model = self.problem.model
-            cleaned = spectrum.wiener(mapped, model.mean, self.calibration.spectrum, self.sigma)
+            cleaned = spectrum.wiener(
+                self.volume, model.mean, self.calibration.spectrum, self.sigma
+            )
         else:
-            stack, kept = self._denoiser().clean(self._stack(mapped), self.sigma, self._progress)
+            stack = self._stack(self.volume)
+            stack, kept = self._denoiser().clean(stack, self.sigma, self._progress)
             cleaned = self.box.insert(stack.cpu().numpy())
             if kept:
                 self.guards.append(f"The flow could not denoise {kept} slices: they stay noisy.")
-        mask = self.problem.mask
-        cleaned = np.where(mask, np.maximum(cleaned, 0), 0)
-        if self.expected is not None:
-            # Without its noise the brain's histogram is another.
-            cleaned = map_between(brain_quantiles(cleaned[self.telling]), self.expected)(cleaned)
-        cleaned = np.where(mask, cleaned, 0).astype(np.float32)
-        self.verdict("noise", cleaned)
-        return cleaned
+        self.volume = np.where(self.problem.mask, np.maximum(cleaned, 0), 0)
+        self.cleaned = True
+
+    def finish(self, intensity_map):
+        """The last of a brain without its noise: its histogram, unless the map is None."""
+        volume = self.volume if intensity_map is None else intensity_map(self.volume)
+        self.volume = np.where(self.problem.mask, volume, 0).astype(np.float32)
+        self.verdict("noise", self.volume)
+
+    def solution(self):
+        """What the stages came to."""
+        return Solution(
+            volume=self.volume,
+            trace=self.trace,
+            converged=True,
+            iterations=len(self.trace) - 1,
+            guards=self.guards,
+            mapping=Mapping(self.intensity_map, self.coefficients, self.problem.source.shape),
+            decisions=self.decisions,
+        )
 
     def verdict(self, stage, volume):
         """Append to the trace what the flow says of some slices after a stage."""

@@ -102,7 +102,21 @@ class PaperSolver:
 
     Parameters = PaperParameters
 
-    def solve(self, problem, parameters):
+    def solve(self, problems, parameters):
+        """Harmonize volumes, each for itself: the method has no mapping that they could share.
+
+        Parameters
+        ----------
+        problems : sequence of Problem
+        parameters : PaperParameters
+
+        Returns
+        -------
+        list of Solution
+        """
+        return [self._solve_one(problem, parameters) for problem in problems]
+
+    def _solve_one(self, problem, parameters):
         """Harmonize one volume.
 
         The iterate of the trace's record k is ``x_k``; ``x_(k+1)`` is the image step of

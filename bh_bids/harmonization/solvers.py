@@ -1,6 +1,6 @@
 """What every solver takes and gives, and the list of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Protocol
 
@@ -82,12 +82,12 @@ class Solution:
 
 
 class Solver(Protocol):
-    """A solver: a frozen dataclass of its parameters, and a function of a problem and them."""
+    """A solver: a frozen dataclass of its parameters, and a function of problems and them."""
 
     Parameters: type
 
-    def solve(self, problem: Problem, parameters: Any) -> Solution:
-        """Harmonize one volume."""
+    def solve(self, problems: Sequence[Problem], parameters: Any) -> list[Solution]:
+        """Harmonize one volume, or several of one head by one scanner."""
 
 
 def _paper():

@@ -266,6 +266,7 @@ class _RequireInputSpec(BaseInterfaceInputSpec):
     details = File(exists=True, mandatory=True, desc="JSON with the checks")
     scan = traits.Str(mandatory=True, desc="name of the scan's file")
     force = traits.Bool(False, usedefault=True, desc="let it pass whatever the checks say")
+    shared = traits.Bool(False, usedefault=True, desc="other scans share its intensity map")
 
 
 class RequireChecks(SimpleInterface):
@@ -280,10 +281,16 @@ class RequireChecks(SimpleInterface):
         checks = json.loads(Path(self.inputs.details).read_text())["Checks"]
         failed = [c["Sentence"] for c in checks.values() if c["State"] == "fail"]
         if failed and not self.inputs.force:
+            others = (
+                " The participant's other scans of this scanner share their intensity map with it "
+                "and wait for it: leave it out with --bids-filter-file to go on without."
+                if self.inputs.shared
+                else ""
+            )
             raise InputError(
                 f"{self.inputs.scan} was not harmonized, its anatomy failed a check: "
                 f"{' '.join(failed)} Look at its mask and registration in the report; give a mask "
-                "with --derivatives, or harmonize it all the same with --force."
+                f"with --derivatives, or harmonize it all the same with --force.{others}"
             )
         self._results["out_file"] = self.inputs.in_file
         return runtime

@@ -13,10 +13,7 @@ from nipype.interfaces.base import (
 )
 
 
-class _HarmonizeInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="brain on the model's grid")
-    mask = File(exists=True, mandatory=True, desc="brain mask on the model's grid")
-    lesion = File(exists=True, desc="lesion mask on the model's grid")
+class _MethodInputSpec(BaseInterfaceInputSpec):
     model = traits.Str(mandatory=True, desc="name or folder of the model")
     model_sha256 = traits.Str(mandatory=True, desc="so that another model is another result")
     method = traits.Str("map", usedefault=True)
@@ -25,6 +22,12 @@ class _HarmonizeInputSpec(BaseInterfaceInputSpec):
     parameters = traits.Dict(desc="of the method; its defaults without")
     num_threads = traits.Int(1, usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="takes a GPU slot")
+
+
+class _HarmonizeInputSpec(_MethodInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="brain on the model's grid")
+    mask = File(exists=True, mandatory=True, desc="brain mask on the model's grid")
+    lesion = File(exists=True, desc="lesion mask on the model's grid")
 
 
 class _HarmonizeOutputSpec(TraitedSpec):
@@ -39,35 +42,73 @@ class Harmonize(SimpleInterface):
     output_spec = _HarmonizeOutputSpec
 
     def _run_interface(self, runtime):
-        import torch
-
-        from .. import harmonize, load_model
-        from ..anatomy.images import read_ras, save_nifti
-
-        torch.set_num_threads(self.inputs.num_threads)
-        volume, grid = read_ras(self.inputs.in_file)
         lesion = self.inputs.lesion
-        lesion = read_ras(lesion)[0] > 0 if isdefined(lesion) else None
-        result = harmonize(
-            volume,
-            read_ras(self.inputs.mask)[0] > 0,
-            load_model(self.inputs.model),
-            method=self.inputs.method,
-            device=self.inputs.device,
-            seed=self.inputs.seed,
-            lesion=lesion,
-            **(self.inputs.parameters or {}),
-        )
-        folder = Path(runtime.cwd)
-        out = save_nifti(result.volume, grid, folder / "harmonized.nii.gz", code=4)
-        names = ("method", "device", "seed", "converged", "iterations", "guards", "parameters",
-                 "source_scale", "target_scale", "contrast", "structure", "clipping", "lesion",
-                 "decisions", "trace")  # fmt: skip
-        record = folder / "result.json"
-        found = {name: getattr(result, name) for name in names}
-        record.write_text(json.dumps({**found, "mapping": result.mapping.to_dict()}))
-        self._results.update(out_file=str(out), result=str(record))
+        brain = (self.inputs.in_file, self.inputs.mask, lesion if isdefined(lesion) else "")
+        ((out, record),) = _harmonize([brain], self.inputs, Path(runtime.cwd))
+        self._results.update(out_file=out, result=record)
         return runtime
+
+
+class _TogetherInputSpec(_MethodInputSpec):
+    in_files = traits.List(File(exists=True), mandatory=True, desc="brains on the model's grid")
+    masks = traits.List(File(exists=True), mandatory=True, desc="their masks")
+    lesions = traits.List(traits.Str, mandatory=True, desc="their lesion masks, empty for none")
+    scans = traits.List(traits.Str, mandatory=True, desc="names of the scans")
+
+
+class _TogetherOutputSpec(TraitedSpec):
+    out_files = traits.List(File, desc="harmonized brains, in the order of the inputs")
+    results = traits.List(File, desc="JSON of each")
+
+
+class HarmonizeTogether(SimpleInterface):
+    """Harmonize one participant's scans of one scanner, with one intensity map for all."""
+
+    input_spec = _TogetherInputSpec
+    output_spec = _TogetherOutputSpec
+
+    def _run_interface(self, runtime):
+        inputs = self.inputs
+        brains = list(zip(inputs.in_files, inputs.masks, inputs.lesions, strict=True))
+        written = _harmonize(brains, inputs, Path(runtime.cwd), shared=inputs.scans)
+        outs, records = zip(*written, strict=True)
+        self._results.update(out_files=list(outs), results=list(records))
+        return runtime
+
+
+def _harmonize(brains, inputs, folder, shared=()):
+    """Harmonize (brain, mask, lesion or "") files in one call; (image, JSON) paths of each."""
+    import torch
+
+    from .. import load_model
+    from ..anatomy.images import read_ras, save_nifti
+    from ..harmonization import harmonize_together
+
+    torch.set_num_threads(inputs.num_threads)
+    volumes, grids = zip(*[read_ras(brain) for brain, _, _ in brains], strict=True)
+    results = harmonize_together(
+        volumes,
+        [read_ras(mask)[0] > 0 for _, mask, _ in brains],
+        load_model(inputs.model),
+        method=inputs.method,
+        device=inputs.device,
+        seed=inputs.seed,
+        lesions=[read_ras(lesion)[0] > 0 if lesion else None for _, _, lesion in brains],
+        **(inputs.parameters or {}),
+    )
+    names = ("method", "device", "seed", "converged", "iterations", "guards", "parameters",
+             "source_scale", "target_scale", "contrast", "structure", "clipping", "lesion",
+             "decisions", "trace")  # fmt: skip
+    written = []
+    for k, (result, grid) in enumerate(zip(results, grids, strict=True)):
+        number = k if shared else ""
+        out = save_nifti(result.volume, grid, folder / f"harmonized{number}.nii.gz", code=4)
+        found = {name: getattr(result, name) for name in names}
+        found |= {"mapping": result.mapping.to_dict(), "shared": list(shared)}
+        record = folder / f"result{number}.json"
+        record.write_text(json.dumps(found))
+        written.append((str(out), str(record)))
+    return written
 
 
 class _NativeInputSpec(BaseInterfaceInputSpec):

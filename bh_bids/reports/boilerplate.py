@@ -208,10 +208,15 @@ def _map_text(blocks):
             ", with a deviation predicted, by a ridge regression on target scans, from the brain's "
             "texture after a histogram match"
         )
+        shared = (
+            " The scans that a participant has of one scanner shared that map, estimated on the "
+            "mean of their quantiles once their gains were equal."
+        )
         stages.append(
             "Where the distribution of the brain's intensities was unlike target scans', one "
             "monotone map per volume took its quantiles to the target scans' mean ones"
             f"{deviation if ruled else ''}; {_changed(used, 'Contrast')}."
+            f"{shared if any(block.get('SharedMap') for block in used) else ''}"
         )
     for judge, (level, removal) in _DENOISERS.items():
         judged = _with_stage(blocks, "Noise")

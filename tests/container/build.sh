@@ -4,7 +4,8 @@
 #   tests/container/build.sh [IMAGE]        as root; needs debootstrap and buildah
 #
 # MIRROR (a Debian mirror) and VARIANT (cpu or cuda) come from the environment. pip's settings of this
-# computer are lent to the build as a mounted file, so that none of them gets into the image.
+# computer are lent to the build as a mounted file, so that none of them gets into the image. Folders
+# of packages among them may hold a CPU build of torch: the CUDA variant is made from the index alone.
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -25,6 +26,7 @@ fi
 
 # One file with all of pip's settings, those from the environment too, and the folders they name.
 python3 - "$scratch" <<'PYTHON'
+import os
 import re
 import subprocess
 import sys
@@ -39,6 +41,11 @@ for name, value in re.findall(r"^(?:global|install|:env:)\.([\w-]+)='(.*)'$", li
     values = value.split("\\n")
     several = name in ("find-links", "extra-index-url")
     settings[name] = list(dict.fromkeys(settings.get(name, []) + values)) if several else values
+if os.environ.get("VARIANT") == "cuda":
+    for name in ("find-links", "extra-index-url", "constraint"):
+        values = " ".join(settings.pop(name, [])).split()
+        if kept := [v for v in values if not v.startswith(("/", "file:"))]:
+            settings[name] = kept
 lines = ["[global]"] + [f"{name} = " + "\n    ".join(v) for name, v in settings.items()]
 (scratch / "pip.conf").write_text("\n".join(lines) + "\n")
 words = " ".join(" ".join(values) for values in settings.values()).split()

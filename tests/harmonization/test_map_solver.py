@@ -13,7 +13,7 @@ from bh_bids.errors import InputError, ModelError
 from bh_bids.evaluation.similarity import psnr
 from bh_bids.flow.config import FlowConfig
 from bh_bids.flow.network import TargetFlow
-from bh_bids.harmonization import harmonize
+from bh_bids.harmonization import harmonize, harmonize_together
 from bh_bids.harmonization import map as module
 from bh_bids.harmonization.denoise import FlowDenoiser
 from bh_bids.harmonization.slices import SliceBox
@@ -443,6 +443,79 @@ def test_a_model_without_constants_is_refused(domain):
 def test_parameters_out_of_range_are_refused(model, bad, sentence):
     with pytest.raises(InputError, match=sentence):
         solve(make_scan(40), model, **bad)
+
+
+# Several scans of one head by one scanner share their map.
+
+
+def visits(domain):
+    """A head before and after a part of its brightest tissue turned grey, in another contrast."""
+    first = domain.scans[0]
+    bright = first > np.quantile(first[MASK], 0.7)
+    bright[SHAPE[0] // 2 :] = False
+    second = np.where(bright, 0.75 * first, first)
+    return (first, second), [v**0.6 for v in (first, 1.7 * second)]
+
+
+def together(volumes, model, **parameters):
+    return harmonize_together(
+        volumes, [MASK] * len(volumes), model, method="map", device="cpu", **parameters
+    )
+
+
+def test_one_scan_alone_is_harmonized_as_ever(domain, model):
+    volume = noisy(domain.scans[0] ** 0.6, 0.03)
+    (shared,) = together([volume], model)
+    alone = solve(volume, model)
+    assert shared.volume.tobytes() == alone.volume.tobytes()
+    assert (shared.decisions, shared.trace) == (alone.decisions, alone.trace)
+
+
+def test_scans_share_their_map_but_for_the_gain(domain, model):
+    _, scans = visits(domain)
+    first, second = together(scans, model, bias=False, noise=False)
+    assert first.decisions["Contrast"]["Applied"] and second.decisions["Contrast"]["Applied"]
+    levels = np.linspace(0, 1, 50)
+    gains = [np.quantile(r.scaled_source[MASK], 0.99) for r in (first, second)]
+    curves = [
+        r.mapping.intensity_map(g * levels) for r, g in zip((first, second), gains, strict=True)
+    ]
+    np.testing.assert_allclose(*curves, atol=1e-6)
+    for result in (first, second):
+        np.testing.assert_array_equal(
+            result.volume, result.mapping(result.scaled_source) * MASK * np.float32(SCALE)
+        )
+
+
+def test_what_differs_between_visits_stays_with_a_shared_map(domain, model):
+    """A map for each makes their histograms alike; the truth is known."""
+    (before, after), scans = visits(domain)
+    true = (after - before)[MASK].mean()
+    kept = {}
+    for name, (first, second) in {
+        "shared": together(scans, model, bias=False, noise=False, ruler=False),
+        "apart": [solve(v, model, bias=False, noise=False, ruler=False) for v in scans],
+    }.items():
+        kept[name] = ((second.volume - first.volume)[MASK] / SCALE).mean() / true
+    assert 0.8 < kept["shared"] < 1.2
+    assert abs(kept["apart"]) < 0.1
+
+
+def test_scans_that_differ_only_by_gain_and_noise_come_out_alike(domain, model):
+    head = domain.scans[0] ** 0.6
+    first, second, third = together([head, 3 * head, noisy(head, 0.03)], model, flow="gaussian")
+    np.testing.assert_allclose(first.volume, second.volume, atol=1e-3 * SCALE)
+    assert not first.decisions["Noise"]["Applied"] and third.decisions["Noise"]["Applied"]
+    assert first.trace[-1]["stage"] == "contrast" and third.trace[-1]["stage"] == "noise"
+    assert psnr(first.volume / SCALE, third.volume / SCALE, MASK) > 25
+
+
+def test_each_scan_keeps_its_own_field(domain, model):
+    head = domain.scans[0]
+    bent = (head * np.exp(a_field())).astype(np.float32)
+    flat, mended = together([head, bent], model, contrast=False, noise=False)
+    assert not flat.decisions["Bias"]["Applied"] and mended.decisions["Bias"]["Applied"]
+    assert flat.mapping.coefficients is None and mended.mapping.coefficients is not None
 
 
 def test_odd_brains_pass(domain, model):

@@ -72,6 +72,8 @@ def test_visits_share_one_brain_mask_and_one_registration(finished, small_brain)
         sidecar = json.loads((anat / f"{stem.name}_desc-harmonized_T1w.json").read_text())
         registration = sidecar["Harmonization"]["Registration"]
         assert registration["WithinTemplate"] == [f"{visit}_T1w.nii.gz" for visit in VISITS]
+        shared = sidecar["Harmonization"]["SharedMap"]
+        assert shared == registration["WithinTemplate"]
         assert sidecar["AnatomicalChecks"]["Verdict"] != "fail"
         masks.append(nib.load(f"{stem}_desc-brain_mask.nii.gz").get_fdata() > 0)
     first, second = masks

@@ -258,7 +258,8 @@ def test_scans_of_one_participant_share_a_template_if_asked(build, settings, sca
         own = set(nodes_of(workflow, scan.key))
         shared = {"conform", "bias_field", "resample", "checks", "from_template"}
         if counts[scan.participant] > 1:
-            assert shared | HARMONIZATION <= own and not own & {"brain_mask", "register"}
+            after = HARMONIZATION - {"harmonize"}
+            assert shared | after <= own and not own & {"brain_mask", "register", "harmonize"}
         else:
             assert own >= ANATOMY | HARMONIZATION and "from_template" not in own
     names = [name for name in workflow.list_node_names() if name.endswith(".within_template")]
@@ -268,6 +269,57 @@ def test_scans_of_one_participant_share_a_template_if_asked(build, settings, sca
         part = next(part for part in name.split(".") if part.startswith("sub_"))
         participant = part.removeprefix("sub_").removesuffix("_wf")
         assert files == [str(scan.path) for scan in scans if scan.participant == participant]
+
+
+def shared_scans(workflow):
+    """Names of the scans of each step that harmonizes several."""
+    names = [n for n in workflow.list_node_names() if ".shared_map" in n]
+    return [workflow.get_node(n).inputs.scans for n in names if n.endswith("_wf.harmonize")]
+
+
+def test_scans_of_one_scanner_share_their_map_if_asked(build, settings, scans):
+    own = [scan for scan in scans if scan.participant == "01"]
+    names = [scan.path.name for scan in own]
+    assert shared_scans(build(settings)) == []
+    asked = replace(settings, longitudinal=True)
+    assert shared_scans(build(asked)) == [names]
+    for method, anat_only in (("paper", False), ("map", True)):
+        other = replace(asked, method=method, anat_only=anat_only)
+        assert shared_scans(build(other)) == [], "there is no map to share"
+    trio, skyra = {"ManufacturersModelName": "TrioTim"}, {"ManufacturersModelName": "Skyra"}
+    moved = [replace(s, metadata=m) for s, m in zip(own, (trio, skyra, trio), strict=True)]
+    workflow = build(asked, moved)
+    assert shared_scans(workflow) == [[names[0], names[2]]]
+    assert "harmonize" in nodes_of(workflow, own[1].key)
+    assert "harmonize" not in nodes_of(workflow, own[0].key)
+
+
+def test_each_scan_gets_its_own_of_a_shared_map(build, settings, scans):
+    """The k-th brain in, the k-th result out."""
+    own = [scan for scan in scans if scan.participant == "01"]
+    graph = build(replace(settings, longitudinal=True))._create_flat_graph()
+    parts = [f".{scan.key.replace('-', '_')}_scan_wf." for scan in own]
+
+    def edges_of(name):
+        (node,) = (n for n in graph.nodes if ".shared_map" in n.fullname and n.name == name)
+        for before, _, data in graph.in_edges(node, data=True):
+            yield from ((into, before.fullname) for _, into in data["connect"])
+
+    for name, source in (
+        ("list_preproc", "require_checks"),
+        ("list_preproc_mask", "anatomical_wf.outputnode"),
+    ):
+        fed = dict(edges_of(name))
+        for k, part in enumerate(parts):
+            assert part in fed[f"in{k + 1}"] and fed[f"in{k + 1}"].endswith(source)
+    (harmonize,) = (n for n in graph.nodes if n.fullname.endswith("shared_map0_wf.harmonize"))
+    taken = set()
+    for _, after, data in graph.out_edges(harmonize, data=True):
+        for source, field in data["connect"]:
+            k = next(k for k, part in enumerate(parts) if part in after.fullname)
+            assert source[2] == (k,)
+            taken.add((k, field))
+    assert taken == {(k, field) for k in range(len(own)) for field in ("harmonized", "result")}
 
 
 def test_each_scan_takes_its_own_transform_to_the_template(build, settings, scans):

@@ -12,7 +12,7 @@ import pytest
 from bh_bids.dataset import Scan
 from bh_bids.derivatives import harmonization_block
 from bh_bids.evaluation.participant import METRICS, TRACE
-from bh_bids.interfaces.harmonization import Harmonize, Summarize
+from bh_bids.interfaces.harmonization import Harmonize, HarmonizeTogether, Summarize
 from bh_bids.interfaces.reportlets import PlotHarmonization
 from bh_bids.reports.decisions import decision_rows
 from bh_bids.settings import METHODS, Settings
@@ -104,9 +104,33 @@ def test_the_sidecar_and_the_report_tell_what_was_decided(steps):
         "Bias field": "done", "Contrast": "done",
     }.items()  # fmt: skip
     assert f"{100 * block['Decisions']['Bias']['Spread']:.1f} %" in rows[0]["sentence"]
+    assert "SharedMap" not in block, "one scan shares it with none"
     told = block["IntensityMap"]
     assert (np.diff(told["Input"]) > 0).all() and (np.diff(told["Output"]) >= 0).all()
     assert len(told["FieldCoefficients"]) > 3
+
+
+def test_scans_that_share_a_map_are_harmonized_in_one_step(small_model, tmp_path):
+    """Two gains of one head: one curve; each scan gets its own files, told apart by their order."""
+    mean = nib.load(small_model / "mean.nii.gz")
+    volume = mean.get_fdata(dtype=np.float32)
+    mask = np.where(volume > 0.05, 1, 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(mask, mean.affine), tmp_path / "mask.nii.gz")
+    names = []
+    for gain in (200, 500):
+        names.append(str(tmp_path / f"gain{gain}.nii.gz"))
+        nib.save(nib.Nifti1Image(np.float32(gain) * mask * volume**0.7, mean.affine), names[-1])
+    step = HarmonizeTogether(
+        in_files=names, masks=[str(tmp_path / "mask.nii.gz")] * 2, lesions=["", ""],
+        scans=["a", "b"], model=str(small_model), model_sha256="0", device="cpu",
+    )  # fmt: skip
+    done = step.run(cwd=str(tmp_path)).outputs
+    found = [json.loads(Path(path).read_text()) for path in done.results]
+    assert [f["shared"] for f in found] == [["a", "b"]] * 2
+    assert found[1]["source_scale"] == pytest.approx(2.5 * found[0]["source_scale"], rel=1e-4)
+    first, second = (nib.load(path).get_fdata() for path in done.out_files)
+    assert first.max() > 0
+    np.testing.assert_allclose(first, second, atol=1e-3 * first.max())
 
 
 def test_the_trace_is_drawn_as_what_it_is(steps):
