@@ -170,7 +170,7 @@ def test_every_field_of_the_harmonization_block_is_documented():
         ("method", "parameters", "device", "seed", "converged", "iterations", "source_scale",
          "target_scale", "contrast", "structure", "clipping", "lesion")
     )  # fmt: skip
-    result["lesion"] = {"Voxels": 1}
+    result |= {"lesion": {"Voxels": 1}, "shared": ["sub-01_T1w.nii.gz"]}
     result["decisions"] = {"Bias": {}}
     result["mapping"] = {"Input": [0, 1], "Output": [0, 1], "Field": None, "Shape": []}
     settings = Settings(Path("bids"), Path("out"))

@@ -198,6 +198,7 @@ RESULT = {
     "method": "map", "parameters": {"bias": True}, "device": "cpu", "seed": 0, "converged": True,
     "iterations": 2, "guards": ["Said."], "source_scale": 3.0, "target_scale": 7.0,
     "decisions": {"Bias": {"Applied": True, "Spread": 0.09}},
+    "shared": [],
     "mapping": {"Input": [0.0, 0.5, 1.0], "Output": [0.1, 0.4, 1.2], "Field": [0.1, 1e-9],
                 "Shape": [4, 4, 4]},
 }  # fmt: skip
