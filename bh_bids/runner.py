@@ -150,7 +150,7 @@ def make_plan(settings):
     BHError
         If dataset, model or device cannot be used.
     """
-    from .anatomy.templates import DEFAULT_SPACE
+    from .anatomy.templates import DEFAULT_SPACE, space_brain
     from .flow.model import load_model
     from .flow.registry import PACKAGED_MODELS, find_model
     from .harmonization.device import resolve_device
@@ -174,10 +174,8 @@ def make_plan(settings):
         model.require_calibrated()
         _require_constants(model, settings.method)
     if model.space != DEFAULT_SPACE:
-        raise ModelError(
-            f"The model '{model.name}' lives in the space {model.space}; scans are registered to "
-            f"{DEFAULT_SPACE}. Train a model on derivatives of this program."
-        )
+        space_brain(model.space)  # a space whose template is not to be had stops here
+        settings = replace(settings, template=settings.template or model.space)
     spaces = settings.output_spaces or ("T1w", model.space)
     unknown = [space for space in spaces if space not in ("T1w", model.space)]
     if unknown:

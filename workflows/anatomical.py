@@ -64,11 +64,13 @@ def init_anatomical_wf(*, scan, settings, model, within=(), name="anatomical_wf"
     lesion = find_lesion(scan, settings.lesion_roi)
     if lesion:
         correct.inputs.lesion = resample.inputs.lesion = str(lesion)
-    checks = step(anat.CheckAnatomy(), "checks")
+    checks = step(anat.CheckAnatomy(space=config.space), "checks")
     outputs = pe.Node(IdentityInterface(list(_OUTPUTS)), name="outputnode")
     workflow = pe.Workflow(name=name)
     fit = _from_template if within else _own_fit
     brain, register = fit(workflow, step, scan, settings, within, conform, correct)
+    if not within:
+        register.inputs.space = config.space
     workflow.connect([
         (conform, correct, [("out_file", "in_file")]),
         (brain, correct, [("out_mask", "mask")]),

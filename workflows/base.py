@@ -144,7 +144,7 @@ def init_single_participant_wf(*, participant, settings, scans, model, keys):
     if within:
         from .longitudinal import init_longitudinal_wf
 
-        longitudinal = init_longitudinal_wf(scans=scans, settings=settings)
+        longitudinal = init_longitudinal_wf(scans=scans, settings=settings, model=model)
     groups = shared_maps(within, settings)
     sharing = {scan.key for group in groups for scan in group}
     singles = {}

@@ -1,7 +1,7 @@
 """The anatomical fit of all scans of one participant at once."""
 
 
-def init_longitudinal_wf(*, scans, settings, name="longitudinal_wf"):
+def init_longitudinal_wf(*, scans, settings, model, name="longitudinal_wf"):
     """Average a participant's scans without bias, mask the average and register it.
 
     Workflow Graph
@@ -12,6 +12,8 @@ def init_longitudinal_wf(*, scans, settings, name="longitudinal_wf"):
     scans : list of bh_bids.dataset.Scan
         At least two, of one participant.
     settings : bh_bids.settings.Settings
+    model : dict
+        Description of the target-domain model.
     name : str
 
     Inputs
@@ -65,7 +67,10 @@ def init_longitudinal_wf(*, scans, settings, name="longitudinal_wf"):
         brain.inputs.template = settings.template
     correct = step(anat.CorrectBias(sloppy=settings.sloppy), "bias_field")
     register = step(
-        anat.RegisterBrain(seed=settings.random_seed, sloppy=settings.sloppy), "register"
+        anat.RegisterBrain(
+            space=model["Config"]["space"], seed=settings.random_seed, sloppy=settings.sloppy
+        ),
+        "register",
     )
     outputs = pe.Node(
         IdentityInterface(["mask", "details", "to_space", "to_template"]), name="outputnode"

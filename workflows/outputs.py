@@ -179,7 +179,9 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
         name="inputnode",
     )
     brain = plot(reportlets.PlotBrainMask(), "plot_brain")
-    registration = plot(reportlets.PlotRegistration(), "plot_registration")
+    registration = plot(
+        reportlets.PlotRegistration(space=model["Config"]["space"]), "plot_registration"
+    )
     workflow = pe.Workflow(name=name)
     workflow.connect([
         (inputs, brain, [("t1w", "in_file"), ("mask", "mask")]),

@@ -4,7 +4,7 @@ import numpy as np
 
 from .brain import BRAIN_VOLUME_ML
 from .resampling import downsample, resample, voxel_volume
-from .templates import mni_brain
+from .templates import DEFAULT_SPACE, space_brain
 
 CHECK_SPACING = 4.0
 """mm; at 4 mm the comparison with an average brain sees its anatomy and no one's gyri."""
@@ -27,7 +27,7 @@ to 1.020.
 _SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
 
-def check_anatomy(mask, affine, preproc, preproc_mask, grid, matrix):
+def check_anatomy(mask, affine, preproc, preproc_mask, grid, matrix, space=DEFAULT_SPACE):
     """Check a brain mask and a registration.
 
     Parameters
@@ -42,6 +42,8 @@ def check_anatomy(mask, affine, preproc, preproc_mask, grid, matrix):
         The model's grid.
     matrix : numpy.ndarray, shape (4, 4)
         RAS+ mm of the scan to RAS+ mm of the model's space.
+    space : str
+        The model's space.
 
     Returns
     -------
@@ -50,13 +52,13 @@ def check_anatomy(mask, affine, preproc, preproc_mask, grid, matrix):
         ``Contrast``; each with ``State`` ("pass", "warn" or "fail"), ``Value`` and ``Sentence``.
     """
     checks = {"MaskVolume": check_volume(mask, affine), "FieldOfView": _field_of_view(mask)}
-    template, there = _coarse(*mni_brain())
+    brain_of_space, there = space_brain(space)
     scanned = resample(np.ones(mask.shape, np.float32), affine, preproc.shape, grid, matrix)
     small, coarse = downsample(preproc, grid, CHECK_SPACING)
     small_mask = downsample(preproc_mask, grid, CHECK_SPACING)[0]
     seen = downsample(scanned, grid, CHECK_SPACING)[0] > 0.5
-    template = resample(template, there, small.shape, coarse)
-    average = (resample(mni_brain()[0] > 0, mni_brain()[1], small.shape, coarse) > 0.5) & seen
+    template = resample(*_coarse(brain_of_space, there), small.shape, coarse)
+    average = (resample(brain_of_space > 0, there, small.shape, coarse) > 0.5) & seen
     brain = small_mask > 0.5
     checks["TemplateOverlap"] = _overlap(brain, average)
     checks["Registration"], checks["Contrast"] = _likeness(small, template, brain & average)

@@ -1,4 +1,4 @@
-"""The templates: the MNI152 brain that defines the model's space, and the packaged head."""
+"""The templates: the brains that define the models' spaces, and the packaged head."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +35,41 @@ def mni_brain():
     """
     name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     return _read(Path(str(files("nilearn") / "datasets" / "data" / name)))
+
+
+@cache
+def space_brain(space=DEFAULT_SPACE):
+    """The skull-stripped T1w template that defines a space.
+
+    Parameters
+    ----------
+    space : str
+        ``MNI152NLin2009aSym``, whose brain is packaged, or a TemplateFlow name.
+
+    Returns
+    -------
+    volume : numpy.ndarray of float32, shape (x, y, z)
+        RAS axes, 1 mm where there is such a resolution, 0 outside the brain.
+    affine : numpy.ndarray, shape (4, 4)
+
+    Raises
+    ------
+    InputError
+        If TemplateFlow has no such template, neither in its cache nor in the network.
+    """
+    if space == DEFAULT_SPACE:
+        return mni_brain()
+    try:
+        head, probability, _ = _template_files(space)
+        volume, affine = _read(head)
+        brain = _on_grid_of(volume, affine, probability)
+    except Exception as error:  # TemplateFlow raises what its network library raises
+        raise InputError(
+            f"The template of the space {space} is neither in TemplateFlow's cache nor to be "
+            f"fetched ({_reason(error)}): put its T1w image and brain mask into "
+            "TEMPLATEFLOW_HOME."
+        ) from None
+    return np.where(brain > 0.5, volume, 0), affine
 
 
 def mni_tissues():
@@ -101,10 +136,9 @@ def find_head_template(name=None):
     try:
         return _from_templateflow(name), []
     except Exception as error:  # TemplateFlow raises what its network library raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         note = (
-            f"Template {name} is neither in TemplateFlow's cache nor to be fetched ({reason}): "
-            "the packaged head template was used."
+            f"Template {name} is neither in TemplateFlow's cache nor to be fetched "
+            f"({_reason(error)}): the packaged head template was used."
         )
         return packaged_head(), [note]
 
@@ -155,7 +189,13 @@ def packaged_head():
     return HeadTemplate(volume, probability / 255, affine, "SyN of the packaged head template")
 
 
-def _from_templateflow(text):
+def _reason(error):
+    """Why a template cannot be had: our own words, or what kind of failure it was."""
+    return str(error) if isinstance(error, InputError) else type(error).__name__
+
+
+def _template_files(text):
+    """A template's head and brain files, and whether both were in the cache."""
     from templateflow import api
 
     name, entities = template_name(text)
@@ -171,12 +211,23 @@ def _from_templateflow(text):
     if not cached:
         for path in (head, brain):
             api.get(name, **_entities(path), extension=".nii.gz", raise_empty=True)
-    volume, affine = _read(head)
-    probability, grid = _read(brain)
+    return head, brain, cached
+
+
+def _on_grid_of(volume, affine, path):
+    """A brain's mask or probability on a template's grid, 0-1."""
+    probability, grid = _read(path)
     if probability.shape != volume.shape or not np.allclose(grid, affine, atol=1e-3):
         probability = resample(probability, grid, volume.shape, affine)
+    return probability / max(float(probability.max()), 1e-6)
+
+
+def _from_templateflow(text):
+    head, brain, cached = _template_files(text)
+    volume, affine = _read(head)
+    probability = _on_grid_of(volume, affine, brain)
     small, coarse = downsample(volume, affine, HEAD_SPACING)
-    small_probability = downsample(probability / max(probability.max(), 1e-6), affine, HEAD_SPACING)
+    small_probability = downsample(probability, affine, HEAD_SPACING)
     source = "its cache" if cached else "the network"
     method = f"SyN of TemplateFlow's {text}, {head.name}, from {source}"
     return HeadTemplate(small, small_probability[0], coarse, method)

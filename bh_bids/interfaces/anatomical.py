@@ -138,6 +138,7 @@ class CorrectBias(SimpleInterface):
 class _RegisterInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="bias-corrected image")
     mask = File(exists=True, mandatory=True)
+    space = traits.Str(mandatory=True, desc="the model's")
     sloppy = traits.Bool(False, usedefault=True)
     seed = traits.Int(0, usedefault=True)
 
@@ -148,7 +149,7 @@ class _RegisterOutputSpec(TraitedSpec):
 
 
 class RegisterBrain(SimpleInterface):
-    """Rigid and affine registration to the MNI152 brain."""
+    """Rigid and affine registration to the template brain of the model's space."""
 
     input_spec = _RegisterInputSpec
     output_spec = _RegisterOutputSpec
@@ -156,12 +157,16 @@ class RegisterBrain(SimpleInterface):
     def _run_interface(self, runtime):
         from ..anatomy.images import read_ras
         from ..anatomy.registration import register_brain, write_affine
-        from ..anatomy.templates import mni_brain
+        from ..anatomy.templates import space_brain
 
         volume, affine = read_ras(self.inputs.in_file)
-        mask = read_ras(self.inputs.mask)[0] > 0
         matrix = register_brain(
-            volume, affine, mask, *mni_brain(), seed=self.inputs.seed, sloppy=self.inputs.sloppy
+            volume,
+            affine,
+            read_ras(self.inputs.mask)[0] > 0,
+            *space_brain(self.inputs.space),
+            seed=self.inputs.seed,
+            sloppy=self.inputs.sloppy,
         )
         folder = Path(runtime.cwd)
         self._results.update(
@@ -224,6 +229,7 @@ class _CheckInputSpec(BaseInterfaceInputSpec):
     preproc = File(exists=True, mandatory=True, desc="brain on the model's grid")
     preproc_mask = File(exists=True, mandatory=True)
     details = File(exists=True, mandatory=True, desc="JSON of the brain extraction")
+    space = traits.Str(mandatory=True, desc="the model's")
 
 
 class _CheckOutputSpec(TraitedSpec):
@@ -250,6 +256,7 @@ class CheckAnatomy(SimpleInterface):
             read_ras(self.inputs.preproc_mask)[0] > 0,
             grid,
             image_matrix(self.inputs.transform),
+            self.inputs.space,
         )
         details = json.loads(Path(self.inputs.details).read_text())
         doubts = [c["Sentence"] for c in checks.values() if c["State"] != "pass"]

@@ -42,6 +42,7 @@ class PlotBrainMask(SimpleInterface):
 class _RegistrationInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="brain on the model's grid")
     mask = File(exists=True, mandatory=True)
+    space = traits.Str(mandatory=True, desc="the model's")
 
 
 class PlotRegistration(SimpleInterface):
@@ -53,15 +54,15 @@ class PlotRegistration(SimpleInterface):
     def _run_interface(self, runtime):
         from ..anatomy.images import read_ras
         from ..anatomy.resampling import resample
-        from ..anatomy.templates import mni_brain
+        from ..anatomy.templates import space_brain
         from ..reports.plots import plot_registration, save_svg
 
         volume, affine = read_ras(self.inputs.in_file)
         mask = read_ras(self.inputs.mask)[0] > 0
-        template, template_affine = mni_brain()
+        template, template_affine = space_brain(self.inputs.space)
         template = resample(template, template_affine, volume.shape, affine)
         figure = plot_registration(
-            volume, template, mask, affine=affine, names=("Participant", "MNI152")
+            volume, template, mask, affine=affine, names=("Participant", "Template")
         )
         self._results["out_file"] = str(save_svg(figure, Path(runtime.cwd) / "registration.svg"))
         return runtime

@@ -128,6 +128,7 @@ def steps(brain, tmp_path):
     preproc = save_nifti(inverted, affine, tmp_path / "preproc.nii.gz")
     saved = save_nifti(mask, affine, tmp_path / "mask.nii.gz", np.uint8)
     check = CheckAnatomy(
+        space="MNI152NLin2009aSym",
         mask=str(saved),
         preproc=str(preproc),
         preproc_mask=str(saved),

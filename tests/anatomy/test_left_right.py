@@ -118,7 +118,10 @@ def test_left_stays_left_alone(marked, name, tmp_path):
     t1w = run(anat.ConformT1w(in_file=str(path)), tmp_path / "conform").out_file
     mask = run(anat.ExtractBrain(in_file=t1w, mode="skip"), tmp_path / "mask").out_mask
     corrected = run(anat.CorrectBias(in_file=t1w, mask=mask), tmp_path / "first").out_file
-    found = run(anat.RegisterBrain(in_file=corrected, mask=mask), tmp_path / "register")
+    found = run(
+        anat.RegisterBrain(space="MNI152NLin2009aSym", in_file=corrected, mask=mask),
+        tmp_path / "register",
+    )
     check(path, *carry(path, t1w, mask, found.to_space, tmp_path))
 
 
@@ -133,7 +136,10 @@ def test_left_stays_left_through_a_common_template(marked, tmp_path):
         tmp_path / "mask",
     )
     found = run(
-        anat.RegisterBrain(in_file=template.template, mask=brain.out_mask), tmp_path / "register"
+        anat.RegisterBrain(
+            space="MNI152NLin2009aSym", in_file=template.template, mask=brain.out_mask
+        ),
+        tmp_path / "register",
     )
     for k, path in enumerate(paths):
         folder = tmp_path / f"own{k}"

@@ -49,7 +49,7 @@ def test_an_unknown_name_falls_back_and_says_so(packaged):
     assert "NoSuchTemplate" in notes[0] and "packaged head template was used" in notes[0]
 
 
-ASKED = ("Alpha", "Alpha:res-2", "Beta", "Beta:cohort-2", "Beta:cohort-3", "Gamma", "Delta")
+ASKED = ("Alpha", "Half", "Alpha:res-2", "Beta", "Beta:cohort-2", "Beta:cohort-3", "Gamma", "Delta")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,9 @@ def from_flow(tmp_path_factory):
     put("tpl-Alpha/tpl-Alpha_res-01_T1w.nii.gz", 100, 1)
     put("tpl-Alpha/tpl-Alpha_res-01_desc-brain_T1w.nii.gz", 1, 1)
     put("tpl-Alpha/tpl-Alpha_res-01_desc-brain_mask.nii.gz", 1, 1)
+    # Of another grid than its head: half of it is brain.
+    put("tpl-Half/tpl-Half_res-01_T1w.nii.gz", 100, 1)
+    put("tpl-Half/tpl-Half_res-01_desc-brain_mask.nii.gz", 1, 1, (30, 64, 58))
     put("tpl-Alpha/tpl-Alpha_res-02_T1w.nii.gz", 120, 2, (30, 32, 29))
     put("tpl-Alpha/tpl-Alpha_res-02_desc-brain_mask.nii.gz", 1, 2, (30, 32, 29))
     for cohort in (1, 2):
@@ -84,11 +87,16 @@ def from_flow(tmp_path_factory):
         "import json, sys\n"
         "from templateflow.conf import _cache\n"
         "_cache.config.s3_root = 'http://127.0.0.1:9'\n"
-        "from bh_bids.anatomy.templates import find_head_template\n"
+        "from bh_bids.anatomy.templates import find_head_template, space_brain\n"
         "for name in sys.argv[1:]:\n"
         "    head, notes = find_head_template(name)\n"
         "    found = [head.method, notes, float(head.volume.max()), head.volume.shape,\n"
         "             head.affine[0, 0], float(head.probability.max())]\n"
+        "    try:\n"
+        "        brain, affine = space_brain(name)\n"
+        "        found.append([brain.shape, float(brain.sum()), affine[0, 0]])\n"
+        "    except Exception as error:\n"
+        "        found.append([type(error).__name__, str(error)])\n"
         "    print('FOUND', json.dumps([name, *found]))\n"
     )
     environment = {**os.environ, "TEMPLATEFLOW_HOME": str(home), "TEMPLATEFLOW_AUTOUPDATE": "0"}
@@ -97,7 +105,7 @@ def from_flow(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(li[6:]) for li in done.stdout.splitlines() if li.startswith("FOUND ")]
-    names = ("method", "notes", "brightest", "shape", "spacing", "probability")
+    names = ("method", "notes", "brightest", "shape", "spacing", "probability", "brain")
     return {name: dict(zip(names, found, strict=True)) for name, *found in rows}
 
 
@@ -137,6 +145,26 @@ def test_what_cannot_be_had_falls_back_and_says_why(from_flow, name, said):
     assert "packaged head template" in found["method"]
     assert len(found["notes"]) == 1 and said in found["notes"][0]
     assert "the packaged head template was used" in found["notes"][0]
+
+
+@pytest.mark.parametrize(("name", "share"), [("Alpha", 1), ("Half", 0.5)])
+def test_a_space_of_templateflow_is_its_head_inside_its_brain_at_one_millimetre(
+    from_flow, name, share
+):
+    shape, total, spacing = from_flow[name]["brain"]
+    assert shape == [60, 64, 58] and spacing == 1
+    assert total == pytest.approx(100 * share * 60 * 64 * 58, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["Beta", "Gamma", "Delta"])
+def test_a_space_without_a_template_is_refused(from_flow, name):
+    kind, sentence = from_flow[name]["brain"]
+    assert kind == "InputError"
+    assert f"template of the space {name}" in sentence and "TEMPLATEFLOW_HOME" in sentence
+
+
+def test_the_default_space_is_packaged(mni):
+    np.testing.assert_array_equal(templates.space_brain()[0], mni[0])
 
 
 @pytest.mark.parametrize("text", ["A:res", "A:cohort-", "A:res-1:res-2", "A:den-1", "../A", ""])

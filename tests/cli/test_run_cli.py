@@ -166,10 +166,12 @@ def test_model_with_other_weights(call, tmp_path, model_maker):
 
 
 def test_model_of_another_space(call, tmp_path, model_maker):
-    code, _, error = call(model=model_maker(tmp_path / "model", space="MNI305"))
+    """Its template must be had; this one is known to nobody."""
+    code, _, error = call(model=model_maker(tmp_path / "model", space="NoSuchSpace"))
     assert code == 1
     sentence = one_sentence(error)
-    assert "MNI305" in sentence and "MNI152NLin2009aSym" in sentence
+    assert "template of the space NoSuchSpace" in sentence and "TEMPLATEFLOW_HOME" in sentence
+    assert not (tmp_path / "out").exists()
 
 
 def test_model_without_the_constants_of_the_method(call, tmp_path, model_maker):
