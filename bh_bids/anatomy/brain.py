@@ -1,8 +1,8 @@
 """Brain masks: of scans that are already skull-stripped, and by a warped head template.
 
 The whole-head template and its brain probability map are registered to the scan at 2 mm (affine,
-then symmetric diffeomorphic: Avants et al. 2008, doi:10.1016/j.media.2007.06.004) and the warped
-probability is cut at one half.
+then symmetric diffeomorphic: Avants et al. 2008, doi:10.1016/j.media.2007.06.004), the warped
+probability is cut at one half, and the border moves to the scan's own, as far as it shows one.
 """
 
 import tempfile
@@ -27,6 +27,9 @@ EVENING_SPACING = 3.0
 """mm; brightness around a voxel is as smooth as a field."""
 BRIGHTEST = 1.7
 """Brightest brain, as share of its median; vessels are brighter."""
+FLUID_TO_GREY = (0.50, 0.56)
+"""Of the dark end of a brain to its grey matter, in brightness: up to where the scan alone shows the
+brain's border, and from where it does not. Good contrasts have 0.05 to 0.49."""
 BRAIN_VOLUME_ML = (600.0, 2500.0)
 """Plausible volumes of what a skull-stripped T1w shows, in ml."""
 MIN_BACKGROUND = 0.4
@@ -200,9 +203,17 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
         warped = ants.apply_transforms(
             fixed, to_ants(head.probability, head.affine), fit["fwdtransforms"]
         ).numpy()
-    core = _largest_component(resample(warped, grid, volume.shape, affine) > 0.5)
+    probability = resample(warped, grid, volume.shape, affine)
+    core = _largest_component(probability > 0.5)
     evened = corrected / _tissue_level(corrected, affine, core)
-    return _without_holes(refine_mask(evened, core, voxel_sizes(affine)))
+    within = None
+    # Where fluid is nearly as bright as cortex, the border is the average head's rather than the
+    # scan's: the mask starts from where nearly all heads have brain, and grows where most have.
+    doubt = _fluid_like_cortex(evened, core)
+    if doubt:
+        within = probability > 0.5 * doubt
+        core = _largest_component(probability > 0.5 + 0.3 * doubt)
+    return _without_holes(refine_mask(evened, core, voxel_sizes(affine), within=within))
 
 
 def _tissue_level(volume, affine, core, *, spread=12.0, rounds=3):
@@ -229,7 +240,7 @@ def _tissue_level(volume, affine, core, *, spread=12.0, rounds=3):
     return np.exp(extend(np.log(level), grid, volume.shape, affine))
 
 
-def refine_mask(volume, core, sizes, *, reach=4.0, bridge=2.0, sulci=5.0):
+def refine_mask(volume, core, sizes, *, within=None, reach=4.0, bridge=2.0, sulci=5.0):
     """Let a mask move to the cortex's edge, but never far.
 
     An averaged head's probability map is cut a little inside the gyri's crowns, or outside them
@@ -244,6 +255,8 @@ def refine_mask(volume, core, sizes, *, reach=4.0, bridge=2.0, sulci=5.0):
         Mask to start from.
     sizes : sequence of float
         Voxel sizes in mm.
+    within : numpy.ndarray of bool, shape (x, y, z), optional
+        Where the mask may grow; everywhere without.
     reach : float
         Farthest distance in mm, outwards and inwards, that the mask's border moves.
     bridge : float
@@ -261,6 +274,8 @@ def refine_mask(volume, core, sizes, *, reach=4.0, bridge=2.0, sulci=5.0):
     like_brain = (relative[box] > _darkest_brain(relative[core])) & (relative[box] < BRIGHTEST)
     deep = edt(core[box]) > reach
     zone = edt(~core[box]) <= reach
+    if within is not None:
+        zone &= within[box]
     grown = ndimage.binary_propagation(deep, mask=deep | (like_brain & zone))
     opened = edt(~(edt(grown) > bridge)) <= bridge
     kept = deep | (grown & opened)
@@ -272,8 +287,19 @@ def refine_mask(volume, core, sizes, *, reach=4.0, bridge=2.0, sulci=5.0):
 
 def _darkest_brain(relative):
     """Halfway between fluid, the darkest in a brain, and grey matter, whatever the contrast is."""
-    fluid, grey = np.percentile(relative, [1, 30])
-    return float(np.clip((fluid + grey) / 2, 0.4, 0.75))
+    return float(np.clip(sum(_fluid_and_grey(relative)) / 2, 0.4, 0.75))
+
+
+def _fluid_like_cortex(volume, core):
+    """Whether fluid is too like grey matter to show the brain's border: 0 no, 1 yes."""
+    fluid, grey = _fluid_and_grey(volume[core])
+    low, high = FLUID_TO_GREY
+    return float(np.clip((fluid / grey - low) / (high - low), 0, 1))
+
+
+def _fluid_and_grey(values):
+    """How bright fluid and the darker half of grey matter are in a brain."""
+    return np.percentile(values, [1, 30])
 
 
 def _largest_component(mask):
