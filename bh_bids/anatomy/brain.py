@@ -27,9 +27,10 @@ EVENING_SPACING = 3.0
 """mm; brightness around a voxel is as smooth as a field."""
 BRIGHTEST = 1.7
 """Brightest brain, as share of its median; vessels are brighter."""
-FLUID_TO_GREY = (0.50, 0.56)
-"""Of the dark end of a brain to its grey matter, in brightness: up to where the scan alone shows the
-brain's border, and from where it does not. Good contrasts have 0.05 to 0.49."""
+FLUID_TO_GREY = (0.48, 0.52)
+"""Brightness of fluid over that of grey matter: up to here the scan shows its brain's border, and
+from here on it does not. Simulated low contrasts have 0.51 to 0.56, others up to 0.485, four real
+heads 0.20 to 0.27."""
 BRAIN_VOLUME_ML = (600.0, 2500.0)
 """Plausible volumes of what a skull-stripped T1w shows, in ml."""
 MIN_BACKGROUND = 0.4

@@ -7,6 +7,8 @@ import pytest
 from bh_bids.anatomy import bias
 from bh_bids.anatomy import brain as module
 from bh_bids.anatomy.brain import (
+    FLUID_TO_GREY,
+    _fluid_like_cortex,
     brain_mask,
     extract_brain,
     foreground,
@@ -190,6 +192,24 @@ def test_a_thin_bridge_does_not_let_the_mask_out(layers):
     bridged[middle[0], middle[1] :, middle[2]] = 120
     refined = refine_mask(bridged, distance < 21.5, SIZES)
     assert refined[distance > 26].sum() == 0
+
+
+def test_a_mask_grows_only_where_it_may(layers):
+    volume, distance = layers
+    core = distance < 20
+    allowed = distance < 21.5
+    refined = refine_mask(np.full_like(volume, 100), core, SIZES, within=allowed)
+    assert not (refined & ~allowed).any() and refined[core].all()
+
+
+@pytest.mark.parametrize(
+    ("fluid", "doubt"), [(0.1, 0), (FLUID_TO_GREY[0] - 0.01, 0), (sum(FLUID_TO_GREY) / 2, 0.5),
+                         (FLUID_TO_GREY[1] + 0.01, 1), (0.9, 1)]
+)  # fmt: skip
+def test_fluid_as_bright_as_cortex_is_noticed(fluid, doubt):
+    """Of a brain with a tenth of fluid, half of grey and the rest of white matter."""
+    brain = np.repeat([80 * fluid, 80, 110], [100, 500, 400]).reshape(10, 10, 10)
+    assert _fluid_like_cortex(brain, np.ones(brain.shape, bool)) == pytest.approx(doubt)
 
 
 def test_without_a_dark_rim_the_mask_stays_within_reach(layers):

@@ -4,6 +4,8 @@
 #
 #   tests/container/run.sh [IMAGE]          as root, after build.sh; needs buildah and bubblewrap
 #
+# VARIANT=cuda in the environment for an image that was built so; without a GPU it runs on the CPU.
+#
 # bubblewrap makes the container: what it does (a read-only root, name spaces, bound folders) is what
 # Apptainer's --containall --cleanenv --no-home does.
 
@@ -39,8 +41,11 @@ check "no pip, no settings of it" test ! -e "$root/opt/bh-bids/bin/pip" -a ! -e 
     -a ! -e "$root/opt/bh-bids/pip.conf" -a ! -e "$root/root/.config/pip"
 check "no setting of pip in the environment" bash -c '! printf "%s\n" "$@" | grep -q ^PIP_' _ \
     "${image_environment[@]}"
-if [[ ${VARIANT:-cpu} == cpu ]]; then
-    check "no CUDA" bash -c '! compgen -G "$1/opt/bh-bids/lib/python3*/site-packages/nvidia*"' _ "$root"
+libraries() { compgen -G "$root/opt/bh-bids/lib/python3*/site-packages/nvidia_cuda_runtime*" || true; }
+if [[ ${VARIANT:-cpu} == cuda ]]; then
+    check "libraries of one CUDA version" test "$(libraries | wc -l)" = 1
+else
+    check "no CUDA" test -z "$(libraries)"
 fi
 
 # --- a dataset: one small simulated participant
