@@ -93,6 +93,13 @@ def test_a_common_template_is_told_with_its_source():
     assert "within" not in cited_keys(methods_text([sidecar()]))
 
 
+def test_a_shared_map_is_told():
+    mapped = {"Method": "map", "Parameters": {}, "Decisions": {"Contrast": {"Applied": True}}}
+    said = "shared that map"
+    assert said not in methods_text([sidecar(**mapped)])
+    assert said in methods_text([sidecar(**mapped, SharedMap=["sub-01_ses-A_T1w.nii.gz"])])
+
+
 @pytest.mark.parametrize("key", REFERENCES)
 def test_references_are_complete(key):
     reference = REFERENCES[key]
