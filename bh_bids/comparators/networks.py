@@ -163,7 +163,8 @@ def apply_slices(network, volume, mask, plane, device, channels=1):
             made = network(torch.from_numpy(padded[first : first + BATCH, None]).to(device))
             parts.append(made[:, :, :height, :width].cpu().numpy())
     result = np.zeros((channels, *volume.shape), np.float32)
-    result[(slice(None), *box)] = np.moveaxis(np.concatenate(parts).swapaxes(0, 1), 1, axis + 1)
+    inside = (slice(None), *box)
+    result[inside] = np.moveaxis(np.concatenate(parts).swapaxes(0, 1), 1, axis + 1)
     return result
 
 
