@@ -40,9 +40,10 @@ class Fixed:
     def __init__(self, change, mapping):
         self.change, self.mapping = change, mapping
 
-    def solve(self, problem, parameters):
+    def solve(self, problems, parameters):
+        (problem,) = problems
         volume = self.change(problem.source.copy())
-        return Solution(volume, [], True, 0, mapping=self.mapping and self.mapping(problem))
+        return [Solution(volume, [], True, 0, mapping=self.mapping and self.mapping(problem))]
 
 
 def doubled(problem):
