@@ -399,7 +399,8 @@ def test_what_a_header_claims_is_not_allocated(make, tmp_path):
         load_t1w(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 80e6
+    # The largest claim that is plausible, and so read, is 17 MB on disk and 69 in memory.
+    assert peak < 100e6
 
 
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
