@@ -14,6 +14,9 @@ from ..flow.context import slice_context
 CANDIDATES = (0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.026, 0.034, 0.044)
 # Slices that the noise level is told from, evenly spread over the middle of the brain.
 SLICES = 6
+# Neighbouring slices that are cropped alike, to where one of them has brain: fewer are cropped
+# closer. It is no batch's size, so that nothing depends on how many pass the flow at once.
+CROPPED_ALIKE = 8
 
 
 class FlowDenoiser:
@@ -50,6 +53,7 @@ class FlowDenoiser:
         occupied = self._box.occupied
         ends = len(occupied) // 4, 3 * len(occupied) // 4
         chosen = occupied[np.unique(np.linspace(*ends, SLICES).round().astype(int))]
+        window = (slice(None), *self._content(chosen))
         low, high = self._flow.config.noise_range
         # The flow was never trained outside its range: beyond, it has no say.
         candidates = [sigma for sigma in CANDIDATES if low <= sigma <= high] or [low]
@@ -58,8 +62,8 @@ class FlowDenoiser:
         def scores(index):
             with torch.inference_mode():
                 parts = [
-                    self._log_prob(stack, chosen[first : first + self._batch], candidates[index])
-                    for first in range(0, len(chosen), self._batch)
+                    self._log_prob(stack[window], places, candidates[index], window)
+                    for places in _split(chosen, self._batch)
                 ]
             return torch.cat(parts).double().cpu().numpy()
 
@@ -89,29 +93,39 @@ class FlowDenoiser:
             Slices that kept their values because the flow gave no finite gradient.
         """
         gradient = torch.zeros_like(stack)
-        occupied = [int(k) for k in self._box.occupied]
-        for first in range(0, len(occupied), self._batch):
-            chosen = occupied[first : first + self._batch]
-            bottom = max(chosen[0] - 1, 0)
-            with torch.enable_grad():
-                part = stack[bottom : chosen[-1] + 1].clone().requires_grad_(True)
-                window = slice(bottom, chosen[-1] + 1)
-                places = [k - bottom for k in chosen]
-                self._log_prob(part, places, sigma, window).sum().backward()
-            gradient[window] += part.grad
-            report(min(first + self._batch, len(occupied)), len(occupied))
+        occupied, done = self._box.occupied, 0
+        for alike in _split(occupied, CROPPED_ALIKE):
+            box = self._content(alike)
+            for places in _split(alike, self._batch):
+                with torch.enable_grad():
+                    # Each slice also sees the one below.
+                    lowest = max(places[0] - 1, 0)
+                    window = (slice(lowest, places[-1] + 1), *box)
+                    part = stack[window].clone().requires_grad_(True)
+                    self._log_prob(part, places - lowest, sigma, window).sum().backward()
+                gradient[window] += part.grad
+                done += len(places)
+                report(done, len(occupied))
         fine = gradient.isfinite().all(dim=2).all(dim=1)
         step = (sigma**2 * gradient).clamp(-3 * sigma, 3 * sigma)
         cleaned = torch.where(fine[:, None, None], stack + step, stack)
         return cleaned.clamp_min(0) * self._mask, int((~fine).sum())
 
-    def _log_prob(self, stack, positions, sigma, window=slice(None)):
+    def _content(self, positions):
+        """Rows and columns in which one of the slices has brain."""
+        mask = self._mask[positions].bool().any(dim=0)
+        return self._box.content(mask.cpu().numpy())
+
+    def _log_prob(self, part, positions, sigma, window):
+        """Log densities (n,) of slices of the part of the stack that lies in a window."""
+        positions = [int(k) for k in positions]
+        mask, mean = self._mask[window], self._mean[window]
         context = slice_context(
-            self._flow.config,
-            stack,
-            positions,
-            mask=self._mask[window],
-            mean=self._mean[window],
-            sigma=sigma,
+            self._flow.config, part, positions, mask=mask, mean=mean, sigma=sigma
         )
-        return self._flow.log_prob(stack[list(map(int, positions))][:, None], context)
+        return self._flow.log_prob(part[positions][:, None], context)
+
+
+def _split(positions, size):
+    """Parts of at most so many neighbours."""
+    return [positions[first : first + size] for first in range(0, len(positions), size)]

@@ -17,6 +17,7 @@ import torch
 from ..errors import InputError, ModelError
 from ..flow.context import slice_context
 from ..mapping import spectrum
+from ..mapping.disturb import NOISE
 from ..mapping.field import (
     WHOLE,
     Lattice,
@@ -38,7 +39,7 @@ FLOWS = ("model", "gaussian", "identity")
 FIELD_RAMP = 0.010
 # What is added to the usual spread where all of the brain is missing, in proportion.
 MISSING = 0.12
-# Noise of this level and more is taken away; the texture ruler trusts no noisier scan.
+# Noise of this level and more is taken away.
 NOISY = 0.012
 # Unlikeness (about 1 for a target scan) up to which the contrast is left as it is, and from which
 # it is mapped in full.
@@ -333,7 +334,8 @@ class _Run:
         unsharp = abs(sharpness - mean) / deviation
         distance = ruler.distance(profile)
         weight = (1 - _ramp(distance, NEAR, FAR)) * (1 - _ramp(unsharp, SHARP, BLURRED))
-        if self.sigma is not None and self.sigma >= NOISY:
+        if self.sigma is not None and self.sigma > NOISE:
+            # Noisier than any version of a scan that it was fitted to.
             weight = 0.0
         if calibration.ruler_gain <= 0:
             weight = 0.0

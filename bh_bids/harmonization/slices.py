@@ -38,7 +38,7 @@ class SliceBox:
         mask = np.asarray(mask, dtype=bool)
         if not mask.any():
             raise InputError("The brain mask is empty: there is nothing to harmonize.")
-        self.volume_shape = mask.shape
+        self.volume_shape, self._multiple, self._margin = mask.shape, side_multiple, margin
         self.start, sides = [], []
         for axis in (0, 1):
             used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -69,6 +69,28 @@ class SliceBox:
         box = self._inner(volume)
         box[...] = stack[:, : box.shape[0], : box.shape[1]].transpose(1, 2, 0)
         return volume
+
+    def content(self, occupied):
+        """Part of the slices that holds what is occupied, its margin, and sides the flow accepts.
+
+        Parameters
+        ----------
+        occupied : numpy.ndarray of bool, shape (h, w)
+            Anything at all.
+
+        Returns
+        -------
+        tuple of slice
+            Rows and columns; they start and end at multiples of ``side_multiple``, so that the
+            flow divides the part as it does the whole.
+        """
+        part = []
+        for axis, side in enumerate(self.slice_shape):
+            used = np.flatnonzero(occupied.any(axis=1 - axis))
+            first, last = used[0] - self._margin, used[-1] + self._margin
+            start = max(first // self._multiple, 0) * self._multiple
+            part.append(slice(start, min((last // self._multiple + 1) * self._multiple, side)))
+        return tuple(part)
 
     def grid_index(self, positions):
         """Indices k on the volume's grid of positions in the stack."""

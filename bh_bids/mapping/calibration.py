@@ -5,17 +5,17 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ..errors import InputError, ModelError
+from .disturb import disturbed
 from .field import Lattice, field_spread, local_histograms, standard_field
 from .intensity import brain_quantiles, map_between
 from .spectrum import power_spectrum
-from .texture import TextureRuler, leave_one_out, texture_profile
+from .texture import COLUMNS, TextureRuler, leave_one_out, texture_profile
 
 # Deviations of brightness that are told apart when asking whether a scan looks like the target's.
 COMPONENTS = 3
 MIN_SCANS = 4
-# What the ruler leaves of other scans over what it leaves of the training scans, each left out in
-# turn: its profile was chosen on such scans, which flatters it.
-FLATTERY = 1.4
+# Each scan's texture is also seen disturbed, so many times; of many scans fewer times each.
+DISTURBED, MOST_DISTURBED = 8, 200
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Calibration:
     ruler_centre, ruler_scale, ruler_offset, ruler_weights, ruler_modes, ruler_limit : numpy.ndarray
         Of the :class:`bh_bids.mapping.texture.TextureRuler`.
     told_modes, told_sd, told_rest : numpy.ndarray
-        The same as modes, mode_sd and rest_sd, of what the ruler is thought to leave of another
-        scan's deviation: FLATTERY times what it leaves of training scans that it was not fitted to.
+        The same as modes, mode_sd and rest_sd, of what the ruler leaves of a training scan's
+        deviation that it was not fitted to, disturbed versions included.
     ruler_gain : numpy.ndarray, shape ()
-        Share of the quantiles' variance that the ruler explains in scans it was not fitted to.
+        Share of the quantiles' variance that the ruler explains in such scans.
     ruler_error : numpy.ndarray, shape ()
-        Root mean square of what it is thought to leave of another scan's, target units.
+        Root mean square of what it leaves of such a scan's, target units.
     sharpness : numpy.ndarray, shape (2,)
-        Mean and standard deviation over the training scans.
+        Mean and standard deviation over the training scans and their disturbed versions.
     spectrum : numpy.ndarray, shape (BANDS,)
         Mean power spectrum of the scans less the target's mean volume.
     """
@@ -117,6 +117,8 @@ class Calibration:
         """
         if set(arrays) != {field.name for field in fields(cls)}:
             return None
+        if np.shape(arrays["ruler_centre"]) != (COLUMNS,):
+            return None
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise ModelError(f"'{name}' of the model's calibration holds NaN or infinity.")
@@ -160,13 +162,15 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
     histograms = local_histograms(volumes(), lattice)
     null, spread = _null_fields(volumes(), lattice, histograms, pooled)
     report("Learning how the target's texture goes with its contrast.")
-    profiles, sharpness = _profiles(volumes(), quantiles, pooled)
+    profiles, sharpness = _profiles(volumes(), quantiles, pooled, report)
     ruler = TextureRuler(profiles, deviations)
-    left = deviations - leave_one_out(profiles, deviations)
-    gain = 1 - np.square(left).sum() / max(np.square(deviations).sum(), 1e-12)
-    left = FLATTERY * left
-    modes, mode_sd, rest_sd = _principal(deviations)
-    told_modes, told_sd, told_rest = _principal(left)
+    left = deviations[:, None] - leave_one_out(profiles, deviations)
+    gain = 1 - np.square(left).mean() / max(np.square(deviations).mean(), 1e-12)
+    left = left.reshape(-1, left.shape[-1])
+    # Of few scans few deviations: something must be left by which to know the rest.
+    count = min(COMPONENTS, len(deviations) // 2 - 1)
+    modes, mode_sd, rest_sd = _principal(deviations, count)
+    told_modes, told_sd, told_rest = _principal(left, count)
     return Calibration(
         quantiles=pooled,
         histograms=histograms,
@@ -199,15 +203,26 @@ def _null_fields(volumes, lattice, histograms, pooled):
     return null, np.array(spreads)
 
 
-def _profiles(volumes, quantiles, pooled):
-    profiles, sharpness = [], []
-    for volume, own in zip(volumes, quantiles, strict=True):
-        mask = volume > 0
-        matched = np.where(mask, map_between(own, pooled)(volume), 0)
-        profile, mean = texture_profile(matched, mask, pooled)
-        profiles.append(profile)
-        sharpness.append(mean)
-    return np.stack(profiles), np.array(sharpness)
+def _profiles(volumes, quantiles, pooled, report):
+    """Profiles (scans, versions, COLUMNS) and sharpness (scans, versions) after a match.
+
+    The first version of each scan is the scan itself.
+    """
+    disturbances = int(np.clip(MOST_DISTURBED // len(quantiles), 1, DISTURBED))
+    found = []
+    for k, volume in enumerate(volumes):
+        mask, rng = volume > 0, np.random.default_rng(k)
+        found.append([_profile(volume, mask, pooled)])
+        for _ in range(disturbances):
+            found[-1].append(_profile(disturbed(volume, mask, rng), mask, pooled))
+        report(f"Scan {k + 1} of {len(quantiles)}, as it is and disturbed {disturbances} times.")
+    profiles, sharpness = (np.array([[v[i] for v in scan] for scan in found]) for i in (0, 1))
+    return profiles, sharpness
+
+
+def _profile(volume, mask, pooled):
+    match = map_between(brain_quantiles(volume[mask]), pooled)
+    return texture_profile(np.where(mask, match(volume), 0), mask, pooled)
 
 
 def _size(deviation, modes, mode_sd, rest_sd):
@@ -217,11 +232,9 @@ def _size(deviation, modes, mode_sd, rest_sd):
     return float(np.sqrt(np.mean([*(scores / mode_sd) ** 2, (rest / rest_sd) ** 2])))
 
 
-def _principal(deviations):
+def _principal(deviations, count):
     """Principal deviations, their standard deviations, and the size of the rest."""
     _, sizes, modes = np.linalg.svd(deviations, full_matrices=False)
-    # Of few scans few deviations: something must be left by which to know the rest.
-    count = min(COMPONENTS, len(deviations) // 2 - 1)
     mode_sd = np.maximum(sizes[:count] / np.sqrt(len(deviations) - 1), 1e-6)
     rest = deviations - deviations @ modes[:count].T @ modes[:count]
     return modes[:count], mode_sd, np.asarray(max(np.sqrt(np.mean(rest**2)), 1e-4))

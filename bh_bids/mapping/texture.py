@@ -7,7 +7,9 @@ ramps that partial volume makes of sharp borders. After the match, how the textu
 brightness rank differs from that of the target's own scans says how far the match has stretched
 there. Which deviation of the histogram goes with which deviation of texture is learned by ridge
 regression from the target's training scans, and from nothing else: no monotone map of a scan
-changes either, so what holds for target scans holds for any scanner whose gap is such a map.
+changes either, so what holds for target scans holds for any scanner whose gap is such a map. As
+scanners also blur, sharpen and add noise, each scan is learned from in several disturbed versions
+too: what is left to go by is what they have in common.
 
 Texture depends on the place (receivers, cortex or deep nuclei) and on the structures around as
 well; rank, place and structure are told apart by an additive model.
@@ -18,11 +20,9 @@ import numpy as np
 from .intensity import LEVELS, SHARES
 
 RANKS = 16
-# Columns of a profile: texture, the same given finer structure too, and the bend of ramps.
-TEXTURE, FINE, BEND = (slice(k * RANKS, (k + 1) * RANKS) for k in range(3))
-COLUMNS = 3 * RANKS
-# What a principal deviation may be told from; the leave-one-out error decides which.
-SETS = ((TEXTURE,), (FINE, BEND))
+# Columns of a profile: texture, and the same given finer structure too.
+TEXTURE, FINE = (slice(k * RANKS, (k + 1) * RANKS) for k in range(2))
+COLUMNS = 2 * RANKS
 RIDGES = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 COMPONENTS = 4
 # A deviation is taken for at most this many times the largest of the training scans'.
@@ -32,8 +32,6 @@ CORE_SIDE = 5
 # Places are told apart by blocks (voxels), structure by the strata of the gradient at each scale.
 PLACE, STRATA = 24, 8
 SCALES, FINEST = (1.5, 2.0, 3.0, 4.5), 1.0
-# Ramps are the voxels of gradients above this quantile.
-RAMPS = 0.7
 FLOOR, SPREAD_FLOOR = 1e-4, 2e-3
 SWEEPS = 8
 # Voxels this many robust standard deviations off the additive model (lesions, vessels) are left
@@ -59,12 +57,11 @@ def texture_profile(matched, mask, quantiles):
     profile : numpy.ndarray of float64, shape (COLUMNS,)
         Logarithm of the standard deviation among 3 x 3 x 3 voxels, as far as it goes with the
         rank, place and structure being equal (columns ``TEXTURE``, and with structure of one
-        voxel's size ``FINE``; each less its mean), and mean Laplacian over mean squared gradient
-        where gradients are strong (``BEND``, per target unit).
+        voxel's size ``FINE``; each less its mean).
     sharpness : float
         Mean over the ranks of the logarithm of the mean gradient.
     """
-    from scipy.ndimage import gaussian_filter, laplace, uniform_filter
+    from scipy.ndimage import gaussian_filter, uniform_filter
 
     from ..anatomy.resampling import content_box
 
@@ -91,12 +88,8 @@ def texture_profile(matched, mask, quantiles):
     profile = np.zeros(COLUMNS)
     profile[TEXTURE] = _rank_effect(spread, rank, [place, *strata])
     profile[FINE] = _rank_effect(spread, rank, [place, finest, *strata])
-    square = _squared_gradient(matched)[core]
-    ramp = square >= np.quantile(square, RAMPS)
-    bend = np.bincount(rank[ramp], laplace(matched)[core][ramp], minlength=RANKS)
-    steep = np.bincount(rank[ramp], square[ramp], minlength=RANKS)
-    profile[BEND] = np.where(steep > 0, bend / np.maximum(steep, 1e-12), 0)
-    gradient = np.bincount(rank, np.sqrt(square), minlength=RANKS)
+    length = np.sqrt(_squared_gradient(matched)[core])
+    gradient = np.bincount(rank, length, minlength=RANKS)
     gradient = gradient / np.maximum(np.bincount(rank, minlength=RANKS), 1)
     return profile, float(np.log(gradient + FLOOR).mean())
 
@@ -148,19 +141,20 @@ class TextureRuler:
 
     Parameters
     ----------
-    profiles : numpy.ndarray, shape (scans, COLUMNS)
-        Texture profiles of the training scans after a histogram match.
+    profiles : numpy.ndarray, shape (scans, versions, COLUMNS)
+        Texture profiles of the training scans after a histogram match: of each as it is, and as
+        disturbed (:func:`bh_bids.mapping.disturb.disturbed`).
     deviations : numpy.ndarray, shape (scans, LEVELS)
-        Their own quantiles less the mean ones.
+        The scans' own quantiles less the mean ones.
     components : int
-        Principal deviations that are predicted, each by that set of columns and that ridge
-        (relative to the mean square of a standardised profile) whose leave-one-out error is least;
-        one that no set predicts better than the mean does is not predicted.
+        Principal deviations that are predicted, each by the ridge (relative to the mean square of
+        a standardised profile) whose error is least when each scan in turn is left out in all its
+        versions; one that is not predicted better than by the mean is not predicted.
     """
 
     def __init__(self, profiles, deviations, components=COMPONENTS):
-        self.centre = profiles.mean(axis=0)
-        self.scale = np.maximum(profiles.std(axis=0), 1e-6)
+        self.centre = profiles.mean(axis=(0, 1))
+        self.scale = np.maximum(profiles.std(axis=(0, 1)), 1e-6)
         standard = (profiles - self.centre) / self.scale
         self.offset = deviations.mean(axis=0)
         modes = np.linalg.svd(deviations - self.offset, full_matrices=False)[2]
@@ -184,7 +178,7 @@ class TextureRuler:
         return {name: getattr(self, name) for name in names}
 
     def predict(self, profile):
-        """Deviation from the mean quantiles, shape (LEVELS,), of a scan's texture profile."""
+        """Deviations from the mean quantiles, shape (..., LEVELS), of profiles (..., COLUMNS)."""
         scores = (profile - self.centre) / self.scale @ self.weights
         return self.offset + np.clip(scores, -self.limit, self.limit) @ self.modes
 
@@ -194,36 +188,37 @@ class TextureRuler:
 
 
 def _best_ridge(standard, scores):
-    """Weights, shape (COLUMNS,), of the set and ridge of least leave-one-out error.
+    """Weights, shape (COLUMNS,), of the ridge of least error in scans left out.
 
     Parameters
     ----------
-    standard : numpy.ndarray, shape (scans, COLUMNS)
+    standard : numpy.ndarray, shape (scans, versions, COLUMNS)
         Standardised profiles.
     scores : numpy.ndarray, shape (scans,)
         Of mean 0.
     """
-    n = len(scores)
-    best, least = np.zeros(COLUMNS), float(np.square(scores * n / (n - 1)).sum())
-    for columns in SETS:
-        used = np.zeros(COLUMNS)
-        for part in columns:
-            used[part] = 1 / (len(columns) * RANKS)
-        kernel = (standard * used) @ standard.T
-        for ridge in RIDGES:
-            hat = np.linalg.solve(kernel + ridge * np.eye(n), kernel).T
-            # The mean is fitted too: a part 1 / n of each scan's own leverage.
-            left = (scores - hat @ scores) / (1 - np.diag(hat) - 1 / n)
-            error = float(np.square(left).sum())
-            if error < least:
-                dual = np.linalg.solve(kernel + ridge * np.eye(n), scores)
-                best, least = used * (standard.T @ dual), error
+    scans, versions, columns = standard.shape
+    flat, of_each = standard.reshape(-1, columns), np.repeat(scores, versions)
+    kernel = flat @ flat.T / columns
+    best = np.zeros(columns)
+    least = versions * float(np.square(scores * scans / (scans - 1)).sum())
+    for ridge in RIDGES:
+        added = versions * ridge * np.eye(len(flat))
+        hat = np.linalg.solve(kernel + added, kernel).T
+        # The mean is fitted too: a part of each version's own leverage.
+        blocks = (hat + 1 / len(flat)).reshape(scans, versions, scans, versions)
+        own = np.einsum("ivij->ivj", blocks)
+        rest = (of_each - hat @ of_each).reshape(scans, versions, 1)
+        error = float(np.square(np.linalg.solve(np.eye(versions) - own, rest)).sum())
+        if error < least:
+            dual = np.linalg.solve(kernel + added, of_each)
+            best, least = flat.T @ dual / columns, error
     return best
 
 
 def leave_one_out(profiles, deviations, **settings):
-    """Deviations of each scan predicted by a ruler that never saw it; shape (scans, LEVELS)."""
-    found = np.empty((len(profiles), LEVELS))
+    """Deviations of each scan predicted by a ruler that never saw it; (scans, versions, LEVELS)."""
+    found = np.empty((*profiles.shape[:2], LEVELS))
     for k in range(len(profiles)):
         others = np.arange(len(profiles)) != k
         ruler = TextureRuler(profiles[others], deviations[others], **settings)

@@ -18,6 +18,7 @@ from bh_bids.harmonization import map as module
 from bh_bids.harmonization.denoise import FlowDenoiser
 from bh_bids.harmonization.slices import SliceBox
 from bh_bids.mapping.calibration import calibrate
+from bh_bids.mapping.disturb import NOISE
 from bh_bids.mapping.field import (
     WHOLE,
     Lattice,
@@ -345,8 +346,20 @@ def test_noises_gate_opens_at_its_level(model, set_noise, sigma, applied):
     result = solve(make_scan(35) ** 0.6, model, ruler=True, bias=False)
     assert result.decisions["Noise"]["Applied"] == applied
     assert ("noise" in {r["stage"] for r in result.trace}) == applied
-    if applied:
-        assert result.decisions["Contrast"]["Ruler"]["Weight"] == 0
+
+
+@pytest.mark.parametrize(("sigma", "trusted"), [(NOISE, True), (NOISE + 1e-4, False)])
+def test_the_ruler_speaks_of_no_noisier_scan_than_it_was_fitted_to(
+    domain, set_noise, sigma, trusted
+):
+    set_noise(sigma)
+    wide = {
+        "ruler_gain": np.asarray(0.5),
+        "ruler_scale": 100 * domain.calibration.ruler_scale,
+        "sharpness": domain.calibration.sharpness * [1, 20],
+    }
+    result = solve(make_scan(35) ** 0.6, make_model(domain, **wide), ruler=True, bias=False)
+    assert (result.decisions["Contrast"]["Ruler"]["Weight"] > 0) == trusted
 
 
 def test_the_ruler_is_trusted_only_where_it_knows_the_texture(domain):

@@ -40,6 +40,26 @@ def test_box_is_small_and_leaves_a_margin():
     assert box.start[0] <= 46 and box.start[0] + 64 >= 104
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 999), multiple=st.sampled_from([1, 2, 8, 16]))
+def test_the_content_of_some_slices_keeps_margin_and_division(seed, multiple):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((48, 56, 6), bool)
+    mask[tuple(rng.integers(0, n, 5) for n in mask.shape)] = True
+    box = SliceBox(mask, multiple)
+    chosen = box.extract(mask)[: rng.integers(1, 4)].any(axis=0)
+    part = box.content(chosen)
+    inside = np.zeros(box.slice_shape, bool)
+    inside[part] = True
+    for axis, side in enumerate(part):
+        assert side.start % multiple == side.stop % multiple == 0
+        used = np.flatnonzero(chosen.any(axis=1 - axis))
+        assert side.start <= max(used[0] - 4, 0)
+        assert side.stop >= min(used[-1] + 5, box.slice_shape[axis])
+        assert side.stop - side.start <= used[-1] - used[0] + 9 + 2 * (multiple - 1)
+    assert not chosen[~inside].any()
+
+
 def test_real_voxels_beside_the_brain_fill_the_box():
     mask = np.zeros((32, 32, 4), bool)
     mask[28:32, :5, 1:3] = True

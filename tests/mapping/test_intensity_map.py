@@ -47,10 +47,12 @@ def test_what_lies_above_all_knots_goes_on_as_a_power(own, target):
     found = map_between(own, target)
     top, high = found.knots_in[-1], found.knots_out[-1]
     here, near, far = (float(v) for v in found(top * np.array([1.0, 2.0, 4.0])))
-    assert here == pytest.approx(high, rel=1e-5)
+    # The map rounds what it is given to single precision, of which a steep line makes more.
+    slope = (high - found.knots_out[-2]) / (top - found.knots_in[-2])
+    assert here == pytest.approx(high, rel=1e-5, abs=abs(slope) * top * 2**-23)
     if found.knots_in[max(-TAIL_KNOTS, -len(found.knots_in))] > 0:
-        assert far / near == pytest.approx(near / here, rel=1e-3)
-        assert near / here <= 2**STEEPEST_TAIL * (1 + 1e-6)
+        assert far / near == pytest.approx(near / high, rel=1e-3)
+        assert near / high <= 2**STEEPEST_TAIL * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("exponent", [0.4, 1.0, 2.5])

@@ -9,7 +9,7 @@ import pytest
 from bh_bids.flow.config import FlowConfig
 from bh_bids.harmonization import denoise
 from bh_bids.harmonization import map as module
-from bh_bids.mapping import calibration, field, intensity, texture
+from bh_bids.mapping import calibration, disturb, field, intensity, texture
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
 
@@ -46,6 +46,7 @@ def test_thresholds(section, row, values):
 def test_sizes_named_in_the_text(section):
     low, high = FlowConfig().noise_range
     nine = {9: "nine"}[len(denoise.CANDIDATES)]
+    eight = {8: "eight"}[calibration.DISTURBED]
     for said in (
         f"between {intensity.LEVELS} knots",
         f"sum of {len(field.orders())} products",
@@ -57,10 +58,15 @@ def test_sizes_named_in_the_text(section):
         f"block of {texture.PLACE} voxels",
         f"stratum (one of {texture.STRATA}, equally filled)",
         "= {}, {:.0f}, {:.0f} and {} voxels".format(*texture.SCALES),
-        f"the steepest {100 * (1 - texture.RAMPS):.0f} % of voxels",
         f"cut off at {texture.REACH} times",
         f"voxels more than {texture.ODD:.0f} robust standard deviations off",
-        f"be {calibration.FLATTERY} times the root mean square of what the ruler leaves",
+        f"each training scan also in {eight} disturbed versions",
+        f"a gamma from {disturb.GAMMA[0]} to {disturb.GAMMA[1]}",
+        "blur of {} to {} voxels".format(*disturb.BLUR),
+        "sharpening of {} to {}".format(*disturb.SHARPENING),
+        "shifted by {} to {} voxels".format(*disturb.SHIFT),
+        f"noise of up to {disturb.NOISE}",
+        f"gains of {100 * disturb.GAIN:.0f} %",
         f"raised by {module.MISSING} times the share that is missing",
         f"= {module.ERROR}\\,\\epsilon$ to 1 at ${module.SURE}\\,\\epsilon$",
         f"from {low} to {high}, and told",

@@ -1,0 +1,75 @@
+"""Disturbing a target scan as other scanners might: what must not mislead the texture ruler.
+
+A scanner does not only bend the contrast. It resolves more finely or less, lies on another lattice,
+adds noise after the contrast, and lets tissues differ by more than their brightness tells. None
+of it changes what the head's own contrast is; a ruler that is also fitted to disturbed scans learns
+which part of the texture to go by.
+"""
+
+import numpy as np
+
+GAMMA = (0.6, 1.6)
+BLUR = (0.2, 0.7)
+SHARPENING = (0.1, 0.6)
+SHIFT = (0.1, 0.5)
+NOISE = 0.03
+"""Target units; most noise (standard deviation) added after the contrast; a third on average."""
+GAIN = 0.06
+"""Standard deviation of the log-gain at each of the brightnesses below."""
+KNOTS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+NEIGHBOURHOOD = (0.4, 1.2)
+"""Voxels; standard deviation of the Gaussian that says how bright a voxel's surroundings are."""
+
+
+def disturbed(volume, mask, rng):
+    """A scan as a scanner may have made it that is not the target's.
+
+    Half of the scans get a gain that depends on how bright the neighbourhood is; all get a gamma;
+    a third is blurred, a third sharpened, and a third interpolated linearly at a shifted lattice;
+    all get noise. Sizes are drawn from the ranges above.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        Target units.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (x, y, z)
+        Near target units; 0 outside the mask.
+    """
+    from scipy.ndimage import gaussian_filter, shift
+
+    from ..anatomy.resampling import content_box
+
+    box = content_box(mask, margin=3)
+    inside = mask[box].astype(np.float32)
+    image = np.where(mask[box], np.maximum(volume[box], 0), 0).astype(np.float32)
+
+    def inner_mean(smooth):
+        """What ``smooth`` makes of the brain, without the background leaking in."""
+        return smooth(image) / np.maximum(smooth(inside), 1e-3) * inside
+
+    if rng.random() < 0.5:
+        sigma = rng.uniform(*NEIGHBOURHOOD)
+        near = inner_mean(lambda v: gaussian_filter(v, sigma))
+        image = image * np.exp(np.interp(near, KNOTS, GAIN * rng.normal(size=KNOTS.size)))
+    image = image ** np.exp(rng.uniform(*np.log(GAMMA)))
+    kind = rng.integers(3)
+    if kind == 0:
+        sigma = rng.uniform(*BLUR)
+        image = inner_mean(lambda v: gaussian_filter(v, sigma))
+    elif kind == 1:
+        smooth = inner_mean(lambda v: gaussian_filter(v, 0.6))
+        image = np.maximum(image + rng.uniform(*SHARPENING) * (image - smooth), 0)
+    else:
+        by = rng.uniform(*SHIFT, size=3)
+        image = inner_mean(lambda v: shift(v, by, order=1))
+    sigma = NOISE * rng.random() ** 2
+    real, imaginary = sigma * rng.standard_normal((2, *image.shape))
+    out = np.zeros(mask.shape, np.float32)
+    out[box] = np.hypot(image + real, imaginary) * inside
+    return out
