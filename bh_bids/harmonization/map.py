@@ -334,8 +334,9 @@ class _Run:
         unsharp = abs(sharpness - mean) / deviation
         distance = ruler.distance(profile)
         weight = (1 - _ramp(distance, NEAR, FAR)) * (1 - _ramp(unsharp, SHARP, BLURRED))
-        if self.sigma is not None and self.sigma > NOISE:
-            # Noisier than any version of a scan that it was fitted to.
+        # Noisier than any version of a scan that it was fitted to.
+        too_noisy = self.sigma is not None and bool(self.sigma > NOISE)
+        if too_noisy:
             weight = 0.0
         if calibration.ruler_gain <= 0:
             weight = 0.0
@@ -347,6 +348,7 @@ class _Run:
             "Sharpness": round(float((sharpness - mean) / deviation), 3),
             "Deviation": round(size, 3),
             "Share": round(_ramp(size, ERROR, SURE), 4),
+            "TooNoisy": too_noisy,
         }
         # The deviation goes with the intensity: of a part of a brain, shares are others.
         return np.interp(self.quantiles, calibration.quantiles, change), account

@@ -49,7 +49,7 @@ def decision_rows(block):
         rows.append(_row(name, state, _ANSWERS[state], sentence))
         ruler = found.get("Ruler")
         if key == "Contrast" and state == "done" and isinstance(ruler, dict):
-            rows.append(_ruler_row(ruler, decisions))
+            rows.append(_ruler_row(ruler))
     return rows
 
 
@@ -103,7 +103,7 @@ def _contrast(found):
     )
 
 
-def _ruler_row(ruler, decisions):
+def _ruler_row(ruler):
     """How the participant's own contrast was told from the scanner's."""
     if ruler.get("Reason"):
         sentence = "The participant's own contrast was not told from the scanner's: " + _LOOK
@@ -128,8 +128,7 @@ def _ruler_row(ruler, decisions):
             f"{how}, and the own was kept{about}."
         )
         return _row(OWN_CONTRAST, "done", "Kept", sentence)
-    noise = decisions.get("Noise")
-    noisy = isinstance(noise, dict) and noise.get("Applied")
+    noisy = ruler.get("TooNoisy") is True
     why = "The scan is too noisy for its texture to" if noisy else "The scan's texture could not"
     sentence = f"{why} tell the participant's own contrast from the scanner's{about}: {_LOOK}"
     return _row(OWN_CONTRAST, "left", "Not known", sentence)

@@ -178,6 +178,7 @@ def test_stages_and_decisions_are_told(model, set_noise):
         "Sharpness",
         "Deviation",
         "Share",
+        "TooNoisy",
     }
 
 
@@ -359,7 +360,8 @@ def test_the_ruler_speaks_of_no_noisier_scan_than_it_was_fitted_to(
         "sharpness": domain.calibration.sharpness * [1, 20],
     }
     result = solve(make_scan(35) ** 0.6, make_model(domain, **wide), ruler=True, bias=False)
-    assert (result.decisions["Contrast"]["Ruler"]["Weight"] > 0) == trusted
+    told = result.decisions["Contrast"]["Ruler"]
+    assert (told["Weight"] > 0) == trusted and told["TooNoisy"] == (not trusted)
 
 
 def test_the_ruler_is_trusted_only_where_it_knows_the_texture(domain):

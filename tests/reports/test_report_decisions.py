@@ -98,7 +98,7 @@ def test_without_the_ruler_an_average_anatomy_was_assumed():
 
 @pytest.mark.parametrize(("noisy", "words"), [(True, "too noisy"), (False, "could not tell")])
 def test_an_anatomy_that_was_not_told_apart_is_pointed_out(noisy, words):
-    given = block(Contrast={"Ruler": {**RULER, "Weight": 0.0}}, Noise={"Applied": noisy})
+    given = block(Contrast={"Ruler": {**RULER, "Weight": 0.0, "TooNoisy": noisy}})
     row = next(row for row in decision_rows(given) if row["stage"] == "Own contrast")
     assert words in row["sentence"] and "large ventricles" in row["sentence"]
     assert row["answer"] == "Not known"
