@@ -29,6 +29,7 @@ os.environ.setdefault(
 import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from scipy.ndimage import gaussian_filter  # noqa: E402
 
 SPACE = "MNI152NLin2009aSym"
 COARSE = 4
@@ -238,3 +239,26 @@ def _missing(box):
 def small_model(tmp_path_factory, model_maker):
     """Folder of a tiny untrained model."""
     return model_maker(tmp_path_factory.mktemp("model") / "small")
+
+
+@pytest.fixture(scope="session")
+def layered_head():
+    """Maker of a head of known shapes, voxels of 1 mm.
+
+    Of white matter in a shell of grey in one of fluid, and one ball of fluid, 7 voxels in radius,
+    in its middle: volume, brain mask and distance from the ball's centre.
+    """
+    shape, centre = (64, 72, 64), (32.0, 40.0, 36.0)
+
+    def make(texture=0.02):
+        axes = np.meshgrid(*[np.arange(n, dtype=float) for n in shape], indexing="ij")
+        out = sum(((a - n / 2) / (n / 2 - 3)) ** 2 for a, n in zip(axes, shape, strict=True)) ** 0.5
+        from_centre = sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True)) ** 0.5
+        mask = out < 1
+        volume = np.select([out < 0.72, out < 0.92], [0.9, 0.55], 0.2)
+        volume = np.where(from_centre < 7.0, 0.2, volume)
+        volume = volume + texture * np.random.default_rng(0).standard_normal(shape)
+        volume = gaussian_filter(volume, 0.5)
+        return np.where(mask, volume, 0).astype(np.float32), mask, from_centre
+
+    return make

@@ -4,12 +4,11 @@ The noise level is the one under which the scan is most probable. The expected c
 from the density's gradient (Tweedie's formula, Efron, JASA 2011): ``x + s**2 grad log p_s(x)``.
 """
 
-from functools import cache
-
 import numpy as np
 import torch
 
 from ..flow.context import slice_context
+from .threads import results, workers
 
 CANDIDATES = (0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.026, 0.034, 0.044)
 # Slices that the noise level is told from, evenly spread over the middle of the brain.
@@ -24,18 +23,19 @@ class FlowDenoiser:
 
     Parameters
     ----------
-    flow : TargetFlow
+    flow : FlowEngine or TargetFlow
         With the condition "noise".
     box : SliceBox
     mask, mean : torch.Tensor, shape (n, h, w)
         Brain mask and the target's mean volume as stacks of the box.
     batch_slices : int
-        Slices of one pass: bounds the memory.
+        Slices that go through the flow at once, on all threads together: bounds the memory.
     """
 
     def __init__(self, flow, box, mask, mean, batch_slices=8):
         self._flow, self._box, self._mask, self._mean = flow, box, mask, mean
-        self._batch = batch_slices
+        self._workers = min(workers(mask.device), batch_slices)
+        self._batch = batch_slices // self._workers
 
     def noise_level(self, stack):
         """Standard deviation of the noise, target units, among ``CANDIDATES``.
@@ -58,17 +58,19 @@ class FlowDenoiser:
         # The flow was never trained outside its range: beyond, it has no say.
         candidates = [sigma for sigma in CANDIDATES if low <= sigma <= high] or [low]
 
-        @cache
-        def scores(index):
+        parts, known = _split(chosen, self._batch), {}
+
+        def score(item):
+            index, places = item
             with torch.inference_mode():
-                parts = [
-                    self._log_prob(stack[window], places, candidates[index], window)
-                    for places in _split(chosen, self._batch)
-                ]
-            return torch.cat(parts).double().cpu().numpy()
+                found = self._log_prob(stack[window], places, candidates[index], window)
+            return found.double().cpu().numpy()
 
         def best(indices):
-            table = np.stack([scores(k) for k in indices])
+            items = [(k, places) for k in indices if k not in known for places in parts]
+            for (k, _), found in zip(items, results(score, items, self._workers), strict=True):
+                known.setdefault(k, []).append(found)
+            table = np.stack([np.concatenate(known[k]) for k in indices])
             fine = np.isfinite(table).all(axis=0)
             return indices[int(np.argmax(table[:, fine].sum(axis=1)))]
 
@@ -94,18 +96,26 @@ class FlowDenoiser:
         """
         gradient = torch.zeros_like(stack)
         occupied, done = self._box.occupied, 0
-        for alike in _split(occupied, CROPPED_ALIKE):
-            box = self._content(alike)
-            for places in _split(alike, self._batch):
-                with torch.enable_grad():
-                    # Each slice also sees the one below.
-                    lowest = max(places[0] - 1, 0)
-                    window = (slice(lowest, places[-1] + 1), *box)
-                    part = stack[window].clone().requires_grad_(True)
-                    self._log_prob(part, places - lowest, sigma, window).sum().backward()
-                gradient[window] += part.grad
-                done += len(places)
-                report(done, len(occupied))
+        items = [
+            (places, self._content(alike))
+            for alike in _split(occupied, CROPPED_ALIKE)
+            for places in _split(alike, self._batch)
+        ]
+
+        def part(item):
+            places, box = item
+            # Each slice also sees the one below.
+            lowest = max(places[0] - 1, 0)
+            window = (slice(lowest, places[-1] + 1), *box)
+            with torch.enable_grad():
+                values = stack[window].clone().requires_grad_(True)
+                self._log_prob(values, places - lowest, sigma, window).sum().backward()
+            return window, values.grad, len(places)
+
+        for window, found, count in results(part, items, self._workers):
+            gradient[window] += found
+            done += count
+            report(done, len(occupied))
         fine = gradient.isfinite().all(dim=2).all(dim=1)
         step = (sigma**2 * gradient).clamp(-3 * sigma, 3 * sigma)
         cleaned = torch.where(fine[:, None, None], stack + step, stack)

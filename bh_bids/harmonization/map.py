@@ -16,6 +16,7 @@ import torch
 
 from ..errors import InputError, ModelError
 from ..flow.context import slice_context
+from ..flow.engine import FlowEngine
 from ..mapping import spectrum
 from ..mapping.disturb import NOISE
 from ..mapping.field import (
@@ -28,7 +29,7 @@ from ..mapping.field import (
 )
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
-from ..mapping.texture import texture_profile
+from ..mapping.ruler import contrast_profile
 from .denoise import CANDIDATES, FlowDenoiser
 from .latent import LatentStep
 from .slices import SliceBox
@@ -44,7 +45,7 @@ NOISY = 0.012
 # Unlikeness (about 1 for a target scan) up to which the contrast is left as it is, and from which
 # it is mapped in full.
 LIKE, UNLIKE = 1.8, 2.3
-# Distance of a texture profile from the target's up to which the ruler counts in full, and not.
+# Distance of a profile from the target's up to which the ruler counts in full, and not.
 NEAR, FAR = 1.5, 2.0
 # The same for the mean sharpness, in standard deviations.
 SHARP, BLURRED = 3.0, 5.0
@@ -65,8 +66,8 @@ class MapParameters:
     contrast : bool
         Map intensities where their distribution is unlike the target's.
     ruler : bool
-        Let the texture tell the participant's own contrast from the scanner's; without, the map
-        is a histogram match.
+        Let texture and steady places tell the participant's own contrast from the scanner's;
+        without, the map is a histogram match.
     noise : bool
         Estimate the noise, and take it away where it is beyond the target's.
     flow : {"model", "gaussian", "identity"}
@@ -146,7 +147,7 @@ class _Seen:
     scale : float
         Its gain: the brain's 99th percentile.
     usual : numpy.ndarray, shape (LEVELS,)
-        The target's mean quantiles, of the part of a brain that is seen.
+        The target's usual quantiles, of the part of a brain that is seen.
     shift : numpy.ndarray, shape (LEVELS,)
         What is usual for that part, less the whole brain's.
     change : numpy.ndarray, shape (LEVELS,)
@@ -259,8 +260,9 @@ class _Run:
                 "the noise."
             )
         chosen = np.unique(np.linspace(0, len(self.box.occupied) - 1, VERDICT_SLICES).round())
+        self._engine = FlowEngine.from_flow(model.flow)
         self._latent = LatentStep(
-            model.flow,
+            self._engine,
             self.box.occupied[chosen.astype(int)],
             model.config.bits,
             parameters.batch_slices,
@@ -325,11 +327,13 @@ class _Run:
             self.sigma = self._denoiser().noise_level(self._stack(matched))
 
     def _own_contrast(self, matched):
-        """Deviation of this brain's quantiles from the target's mean ones, and how it was told."""
+        """Deviation of this brain's quantiles from the usual ones, and how it was told."""
         calibration, ruler = self.calibration, self.calibration.ruler
         if not self.parameters.ruler:
             return np.zeros_like(self.quantiles), {"Weight": 0.0, "Reason": "switched off"}
-        profile, sharpness = texture_profile(matched, self.telling, calibration.quantiles)
+        profile, sharpness = contrast_profile(
+            matched, self.telling, calibration.quantiles, self.lattice, calibration.steady
+        )
         mean, deviation = calibration.sharpness
         unsharp = abs(sharpness - mean) / deviation
         distance = ruler.distance(profile)
@@ -420,7 +424,7 @@ class _Run:
 
     def _denoiser(self):
         return FlowDenoiser(
-            self.problem.model.flow, self.box, self.mask, self.mean, self.parameters.batch_slices
+            self._engine, self.box, self.mask, self.mean, self.parameters.batch_slices
         )
 
     def _context(self, stack, positions):

@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ..errors import InputError, ModelError
-from .disturb import disturbed
-from .field import Lattice, field_spread, local_histograms, standard_field
-from .intensity import brain_quantiles, map_between
+from .disturb import disturbed, other_anatomy
+from .field import Lattice, field_spread, local_histograms, regional_shift, standard_field
+from .intensity import SHARES, brain_quantiles, map_between
+from .ruler import COLUMNS, ContrastRuler, contrast_profile, leave_one_out
 from .spectrum import power_spectrum
-from .texture import COLUMNS, TextureRuler, leave_one_out, texture_profile
+from .steady import Agreement, samples
 
 # Deviations of brightness that are told apart when asking whether a scan looks like the target's.
 COMPONENTS = 3
@@ -25,7 +26,7 @@ class Calibration:
     Attributes
     ----------
     quantiles : numpy.ndarray, shape (LEVELS,)
-        Mean over the training scans of their brains' quantiles.
+        Of the training scans' brains together, each counting alike.
     histograms : numpy.ndarray, shape (blocks, BINS)
         Local histograms of log-intensity.
     null_field : numpy.ndarray, shape (functions,)
@@ -38,7 +39,7 @@ class Calibration:
     rest_sd : numpy.ndarray, shape ()
         Root mean square of what those leave.
     ruler_centre, ruler_scale, ruler_offset, ruler_weights, ruler_modes, ruler_limit : numpy.ndarray
-        Of the :class:`bh_bids.mapping.texture.TextureRuler`.
+        Of the :class:`bh_bids.mapping.ruler.ContrastRuler`.
     told_modes, told_sd, told_rest : numpy.ndarray
         The same as modes, mode_sd and rest_sd, of what the ruler leaves of a training scan's
         deviation that it was not fitted to, disturbed versions included.
@@ -46,6 +47,8 @@ class Calibration:
         Share of the quantiles' variance that the ruler explains in such scans.
     ruler_error : numpy.ndarray, shape ()
         Root mean square of what it leaves of such a scan's, target units.
+    steady : numpy.ndarray, shape (3, n)
+        Places where participants agree (:meth:`bh_bids.mapping.steady.Agreement.places`).
     sharpness : numpy.ndarray, shape (2,)
         Mean and standard deviation over the training scans and their disturbed versions.
     spectrum : numpy.ndarray, shape (BANDS,)
@@ -70,13 +73,14 @@ class Calibration:
     told_rest: np.ndarray
     ruler_gain: np.ndarray
     ruler_error: np.ndarray
+    steady: np.ndarray
     sharpness: np.ndarray
     spectrum: np.ndarray
 
     @property
     def ruler(self):
-        """The texture ruler."""
-        return TextureRuler.from_arrays(
+        """The contrast ruler."""
+        return ContrastRuler.from_arrays(
             self.ruler_centre,
             self.ruler_scale,
             self.ruler_offset,
@@ -132,7 +136,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
     ----------
     volumes : callable
         ``volumes()`` iterates over the training scans (x, y, z), float32, target units, 0 outside
-        the brain. It is called four times, so that the scans need not be in memory together.
+        the brain. It is called five times, so that the scans need not be in memory together.
     mean : numpy.ndarray, shape (x, y, z)
         Mean of the scans.
     voxel_size : tuple of float
@@ -155,17 +159,21 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
             f"{len(quantiles)} scans are too few to calibrate a target domain: at least "
             f"{MIN_SCANS} are needed."
         )
-    pooled = quantiles.mean(axis=0)
+    # Of all brains together, like the reference of a histogram match: where the ruler says nothing,
+    # the map is that match. Averaged quantiles err as much on average, but not in the same scans.
+    pooled = np.quantile(quantiles, SHARES)
     deviations = quantiles - pooled
     report("Learning what the target shows at each place.")
     lattice = Lattice(mean.shape, voxel_size)
     histograms = local_histograms(volumes(), lattice)
     null, spread = _null_fields(volumes(), lattice, histograms, pooled)
-    report("Learning how the target's texture goes with its contrast.")
-    profiles, sharpness = _profiles(volumes(), quantiles, pooled, report)
-    ruler = TextureRuler(profiles, deviations)
-    left = deviations[:, None] - leave_one_out(profiles, deviations)
-    gain = 1 - np.square(left).mean() / max(np.square(deviations).mean(), 1e-12)
+    report("Learning what goes with the participants' own contrast.")
+    agreement = Agreement(samples(volume, volume > 0, lattice) for volume in volumes())
+    usual = _Usual(pooled, lattice, histograms, len(quantiles))
+    profiles, of_each, sharpness = _profiles(volumes(), usual, agreement, voxel_size, report)
+    ruler = ContrastRuler(profiles, of_each)
+    left = of_each - leave_one_out(profiles, of_each)
+    gain = 1 - np.square(left).mean() / max(np.square(of_each).mean(), 1e-12)
     left = left.reshape(-1, left.shape[-1])
     # Of few scans few deviations: something must be left by which to know the rest.
     count = min(COMPONENTS, len(deviations) // 2 - 1)
@@ -185,6 +193,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
         told_rest=told_rest,
         ruler_gain=np.asarray(gain),
         ruler_error=np.asarray(max(np.sqrt(np.mean(left**2)), 1e-6)),
+        steady=agreement.places(),
         sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
         spectrum=power_spectrum(volumes(), mean),
     )
@@ -203,26 +212,46 @@ def _null_fields(volumes, lattice, histograms, pooled):
     return null, np.array(spreads)
 
 
-def _profiles(volumes, quantiles, pooled, report):
-    """Profiles (scans, versions, COLUMNS) and sharpness (scans, versions) after a match.
+class _Usual:
+    """What the target usually shows of a brain, or of a part of one."""
 
-    The first version of each scan is the scan itself.
+    def __init__(self, quantiles, lattice, histograms, scans):
+        self.quantiles, self.lattice, self.scans = quantiles, lattice, scans
+        self._histograms = histograms
+
+    def look(self, truth, volume, mask, places):
+        """Profile, deviation and sharpness of a volume that the target saw as ``truth``."""
+        inside = self.lattice(truth) > 0
+        shift, _ = regional_shift(inside, self.lattice, self._histograms, self.scans)
+        usual = np.maximum.accumulate(self.quantiles + shift)
+        match = map_between(brain_quantiles(volume[mask]), usual)
+        profile, sharpness = contrast_profile(
+            np.where(mask, match(volume), 0), mask, self.quantiles, self.lattice, places
+        )
+        # By intensity: of a part of a brain, shares are others.
+        deviation = np.interp(self.quantiles, usual, brain_quantiles(truth[mask]) - usual)
+        return profile, deviation, sharpness
+
+
+def _profiles(volumes, usual, agreement, voxel_size, report):
+    """What the versions of each scan look like after a match; the first is the scan itself.
+
+    Returns
+    -------
+    profiles, deviations, sharpness : numpy.ndarray
+        Shapes (scans, versions, COLUMNS), (scans, versions, LEVELS) and (scans, versions).
     """
-    disturbances = int(np.clip(MOST_DISTURBED // len(quantiles), 1, DISTURBED))
+    disturbances = int(np.clip(MOST_DISTURBED // usual.scans, 1, DISTURBED))
     found = []
     for k, volume in enumerate(volumes):
         mask, rng = volume > 0, np.random.default_rng(k)
-        found.append([_profile(volume, mask, pooled)])
+        places = agreement.places(without=samples(volume, mask, usual.lattice))
+        found.append([usual.look(volume, volume, mask, places)])
         for _ in range(disturbances):
-            found[-1].append(_profile(disturbed(volume, mask, rng), mask, pooled))
-        report(f"Scan {k + 1} of {len(quantiles)}, as it is and disturbed {disturbances} times.")
-    profiles, sharpness = (np.array([[v[i] for v in scan] for scan in found]) for i in (0, 1))
-    return profiles, sharpness
-
-
-def _profile(volume, mask, pooled):
-    match = map_between(brain_quantiles(volume[mask]), pooled)
-    return texture_profile(np.where(mask, match(volume), 0), mask, pooled)
+            truth, part = other_anatomy(volume, mask, voxel_size, rng)
+            found[-1].append(usual.look(truth, disturbed(truth, part, rng), part, places))
+        report(f"Scan {k + 1} of {usual.scans}, as it is and disturbed {disturbances} times.")
+    return (np.array([[v[i] for v in scan] for scan in found]) for i in range(3))
 
 
 def _size(deviation, modes, mode_sd, rest_sd):

@@ -3,10 +3,15 @@
 A scanner does not only bend the contrast. It resolves more finely or less, lies on another lattice,
 adds noise after the contrast, and lets tissues differ by more than their brightness tells. None
 of it changes what the head's own contrast is; a ruler that is also fitted to disturbed scans learns
-which part of the texture to go by.
+which part of the texture to go by. Nor do a head's large ventricles, its lesions, or an end of the
+brain that was not scanned say anything of the scanner.
 """
 
 import numpy as np
+
+from ..errors import InputError
+from ..simulation.gaps import bias_field
+from ..simulation.pathology import add_lesions, enlarge_ventricles
 
 GAMMA = (0.6, 1.6)
 BLUR = (0.2, 0.7)
@@ -19,6 +24,59 @@ GAIN = 0.06
 KNOTS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 NEIGHBOURHOOD = (0.4, 1.2)
 """Voxels; standard deviation of the Gaussian that says how bright a voxel's surroundings are."""
+FIELD = 0.03
+"""Most that a smooth field departs from 1: what is left of one that was taken away."""
+ANATOMIES = ("usual", "ventricles", "lesions", "part")
+GROWTH, REACH = (0.5, 4.5), 15.0
+"""Millimetres; by which ventricles are enlarged, and how far the tissue around gives way."""
+LESIONS, DIAMETERS = (1, 12), (5.0, 20.0)
+"""Number of lesions, and millimetres."""
+MISSING = (0.05, 0.35)
+"""Share of the brain that is missing at one of its ends."""
+
+
+def other_anatomy(volume, mask, voxel_size, rng):
+    """A head as few of the target's are, one of ``ANATOMIES``, as the target would have shown it.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        Target units.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask.
+    voxel_size : tuple of float
+        Millimetres.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    volume : numpy.ndarray of float32, shape (x, y, z)
+        0 outside the mask.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+    """
+    kind = ANATOMIES[rng.integers(len(ANATOMIES))]
+    size, seed = float(np.mean(voxel_size)), int(rng.integers(2**31))
+    growth, count = rng.uniform(*GROWTH) / size, int(rng.integers(*LESIONS, endpoint=True))
+    axis, end, share = rng.choice(3, p=(0.2, 0.2, 0.6)), rng.integers(2), rng.uniform(*MISSING)
+    if kind == "part":
+        mask = _without_end(mask, axis, end, share)
+    try:
+        if kind == "ventricles":
+            volume = enlarge_ventricles(volume, mask, growth, REACH / size)
+        if kind == "lesions":
+            diameters = tuple(d / size for d in DIAMETERS)
+            volume = add_lesions(volume, mask, seed, count, diameters).volume
+    except InputError:  # neither ventricles nor white matter: nothing is changed
+        pass
+    return np.where(mask, volume, 0).astype(np.float32), mask
+
+
+def _without_end(mask, axis, end, share):
+    """A brain mask that lacks a share of its voxels at one end of an axis."""
+    along = mask.sum(axis=tuple(a for a in range(3) if a != axis)).astype(float)
+    below = np.cumsum(along) / max(along.sum(), 1.0)
+    kept = below > share if end == 0 else below < 1 - share
+    return mask & kept.reshape([-1 if a == axis else 1 for a in range(3)])
 
 
 def disturbed(volume, mask, rng):
@@ -26,7 +84,7 @@ def disturbed(volume, mask, rng):
 
     Half of the scans get a gain that depends on how bright the neighbourhood is; all get a gamma;
     a third is blurred, a third sharpened, and a third interpolated linearly at a shifted lattice;
-    all get noise. Sizes are drawn from the ranges above.
+    all get a weak field and noise. Sizes are drawn from the ranges above.
 
     Parameters
     ----------
@@ -68,6 +126,7 @@ def disturbed(volume, mask, rng):
     else:
         by = rng.uniform(*SHIFT, size=3)
         image = inner_mean(lambda v: shift(v, by, order=1))
+    image = image * bias_field(mask[box], int(rng.integers(2**31)), FIELD * rng.random())
     sigma = NOISE * rng.random() ** 2
     real, imaginary = sigma * rng.standard_normal((2, *image.shape))
     out = np.zeros(mask.shape, np.float32)

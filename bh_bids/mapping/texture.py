@@ -1,15 +1,11 @@
-"""The texture ruler: how a brain's fine texture tells its own contrast from the scanner's.
+"""A brain's fine texture, by brightness: what tells its own contrast from the scanner's.
 
 A histogram match gives every brain the target's average histogram, so that a participant with
 large ventricles, or bright grey matter, is changed. But the histogram is not all one sees: where
 a map of intensities has stretched them, it has stretched noise and fine texture too, and bent the
 ramps that partial volume makes of sharp borders. After the match, how the texture at each
 brightness rank differs from that of the target's own scans says how far the match has stretched
-there. Which deviation of the histogram goes with which deviation of texture is learned by ridge
-regression from the target's training scans, and from nothing else: no monotone map of a scan
-changes either, so what holds for target scans holds for any scanner whose gap is such a map. As
-scanners also blur, sharpen and add noise, each scan is learned from in several disturbed versions
-too: what is left to go by is what they have in common.
+there.
 
 Texture depends on the place (receivers, cortex or deep nuclei) and on the structures around as
 well; rank, place and structure are told apart by an additive model.
@@ -17,16 +13,12 @@ well; rank, place and structure are told apart by an additive model.
 
 import numpy as np
 
-from .intensity import LEVELS, SHARES
+from .intensity import SHARES
 
 RANKS = 16
 # Columns of a profile: texture, and the same given finer structure too.
 TEXTURE, FINE = (slice(k * RANKS, (k + 1) * RANKS) for k in range(2))
 COLUMNS = 2 * RANKS
-RIDGES = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
-COMPONENTS = 4
-# A deviation is taken for at most this many times the largest of the training scans'.
-REACH = 1.25
 # Texture is looked at this many voxels inside the brain: masking makes none of it.
 CORE_SIDE = 5
 # Places are told apart by blocks (voxels), structure by the strata of the gradient at each scale.
@@ -134,93 +126,3 @@ def _rank_effect(values, rank, others):
                 rest = rest - step[factor]
             effect += step
     return effect - effect.mean()
-
-
-class TextureRuler:
-    """Predicts how a brain's quantiles deviate from the target's mean ones.
-
-    Parameters
-    ----------
-    profiles : numpy.ndarray, shape (scans, versions, COLUMNS)
-        Texture profiles of the training scans after a histogram match: of each as it is, and as
-        disturbed (:func:`bh_bids.mapping.disturb.disturbed`).
-    deviations : numpy.ndarray, shape (scans, LEVELS)
-        The scans' own quantiles less the mean ones.
-    components : int
-        Principal deviations that are predicted, each by the ridge (relative to the mean square of
-        a standardised profile) whose error is least when each scan in turn is left out in all its
-        versions; one that is not predicted better than by the mean is not predicted.
-    """
-
-    def __init__(self, profiles, deviations, components=COMPONENTS):
-        self.centre = profiles.mean(axis=(0, 1))
-        self.scale = np.maximum(profiles.std(axis=(0, 1)), 1e-6)
-        standard = (profiles - self.centre) / self.scale
-        self.offset = deviations.mean(axis=0)
-        modes = np.linalg.svd(deviations - self.offset, full_matrices=False)[2]
-        self.modes = modes[: min(components, len(profiles) - 1)]
-        scores = (deviations - self.offset) @ self.modes.T
-        self.limit = REACH * np.abs(scores).max(axis=0)
-        self.weights = np.stack([_best_ridge(standard, s) for s in scores.T], axis=1)
-
-    @classmethod
-    def from_arrays(cls, centre, scale, offset, weights, modes, limit):
-        """A ruler from what :attr:`arrays` gave."""
-        ruler = cls.__new__(cls)
-        ruler.centre, ruler.scale, ruler.offset = map(np.asarray, (centre, scale, offset))
-        ruler.weights, ruler.modes, ruler.limit = map(np.asarray, (weights, modes, limit))
-        return ruler
-
-    @property
-    def arrays(self):
-        """What the ruler is made of, by name."""
-        names = ("centre", "scale", "offset", "weights", "modes", "limit")
-        return {name: getattr(self, name) for name in names}
-
-    def predict(self, profile):
-        """Deviations from the mean quantiles, shape (..., LEVELS), of profiles (..., COLUMNS)."""
-        scores = (profile - self.centre) / self.scale @ self.weights
-        return self.offset + np.clip(scores, -self.limit, self.limit) @ self.modes
-
-    def distance(self, profile):
-        """How far a profile lies from the training scans': root mean square of its z-values."""
-        return float(np.sqrt(np.mean(((profile - self.centre) / self.scale) ** 2)))
-
-
-def _best_ridge(standard, scores):
-    """Weights, shape (COLUMNS,), of the ridge of least error in scans left out.
-
-    Parameters
-    ----------
-    standard : numpy.ndarray, shape (scans, versions, COLUMNS)
-        Standardised profiles.
-    scores : numpy.ndarray, shape (scans,)
-        Of mean 0.
-    """
-    scans, versions, columns = standard.shape
-    flat, of_each = standard.reshape(-1, columns), np.repeat(scores, versions)
-    kernel = flat @ flat.T / columns
-    best = np.zeros(columns)
-    least = versions * float(np.square(scores * scans / (scans - 1)).sum())
-    for ridge in RIDGES:
-        added = versions * ridge * np.eye(len(flat))
-        hat = np.linalg.solve(kernel + added, kernel).T
-        # The mean is fitted too: a part of each version's own leverage.
-        blocks = (hat + 1 / len(flat)).reshape(scans, versions, scans, versions)
-        own = np.einsum("ivij->ivj", blocks)
-        rest = (of_each - hat @ of_each).reshape(scans, versions, 1)
-        error = float(np.square(np.linalg.solve(np.eye(versions) - own, rest)).sum())
-        if error < least:
-            dual = np.linalg.solve(kernel + added, of_each)
-            best, least = flat.T @ dual / columns, error
-    return best
-
-
-def leave_one_out(profiles, deviations, **settings):
-    """Deviations of each scan predicted by a ruler that never saw it; (scans, versions, LEVELS)."""
-    found = np.empty((*profiles.shape[:2], LEVELS))
-    for k in range(len(profiles)):
-        others = np.arange(len(profiles)) != k
-        ruler = TextureRuler(profiles[others], deviations[others], **settings)
-        found[k] = ruler.predict(profiles[k])
-    return found

@@ -206,7 +206,7 @@ def _map_text(blocks):
         ruled = any(_of(b, "Decisions", "Contrast", "Ruler", "Weight") for b in used)
         deviation = (
             ", with a deviation predicted, by a ridge regression on target scans, from the brain's "
-            "texture after a histogram match"
+            "texture and its brightness where participants agree, both after a histogram match"
         )
         shared = (
             " The scans that a participant has of one scanner shared that map, estimated on the "
@@ -214,7 +214,7 @@ def _map_text(blocks):
         )
         stages.append(
             "Where the distribution of the brain's intensities was unlike target scans', one "
-            "monotone map per volume took its quantiles to the target scans' mean ones"
+            "monotone map per volume took its quantiles to those of the target scans together"
             f"{deviation if ruled else ''}; {_changed(used, 'Contrast')}."
             f"{shared if any(block.get('SharedMap') for block in used) else ''}"
         )

@@ -112,19 +112,20 @@ def _ruler_row(ruler):
     distance, sharpness = _decimal(ruler.get("Distance")), _signed(ruler.get("Sharpness"))
     named = (("distance", distance), ("sharpness", sharpness))
     figures = ", ".join(f"{name} {figure}" for name, figure in named if figure)
-    about = f" (texture against target scans': {figures})" if figures else ""
+    about = f" (against target scans: {figures})" if figures else ""
     share = _number(ruler.get("Share"))
     if weight > 0 and share == 0:
         sentence = (
-            "As far as the scan's texture can tell, the participant's own contrast is the target's "
-            f"average{about}."
+            "As far as the scan's texture, and places where participants agree, can tell, the "
+            f"participant's own contrast is the target's average{about}."
         )
         return _row(OWN_CONTRAST, "left", "Average", sentence)
     weight *= 1.0 if share is None else share
     if weight > 0:
         how = "" if weight >= 1 else f", with a weight of {weight:.0%}".replace("%", " %")
         sentence = (
-            "The scan's texture told the participant's own contrast from the scanner's"
+            "The scan's texture, and places where participants agree, told the participant's own "
+            "contrast from the scanner's"
             f"{how}, and the own was kept{about}."
         )
         return _row(OWN_CONTRAST, "done", "Kept", sentence)

@@ -29,7 +29,7 @@ from bh_bids.mapping.field import (
     regional_shift,
 )
 from bh_bids.mapping.intensity import SHARES, brain_quantiles, map_between
-from bh_bids.mapping.texture import texture_profile
+from bh_bids.mapping.ruler import contrast_profile
 
 SHAPE, SCALE = (36, 44, 36), 1000.0
 MASK = sum(a**2 for a in np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")) < 0.8
@@ -140,7 +140,8 @@ def test_gain_of_the_source_does_not_matter(model):
     assert one.decisions["Bias"]["Applied"] and one.decisions["Contrast"]["Applied"]
     assert shifted.volume.tobytes() == one.volume.tobytes()
     assert shifted.decisions == one.decisions
-    np.testing.assert_allclose(other.volume, one.volume, atol=2e-4 * SCALE)
+    # But for rounding: a voxel at a bin's edge may fall into the next one.
+    np.testing.assert_allclose(other.volume, one.volume, atol=6e-4 * SCALE)
     assert other.decisions["Noise"] == one.decisions["Noise"]
 
 
@@ -217,7 +218,9 @@ def test_the_ruler_moves_the_quantiles_as_it_predicts(domain):
     assert result.decisions["Contrast"]["Ruler"]["Weight"] == 1
     pooled = domain.calibration.quantiles
     matched = np.where(MASK, map_between(brain_quantiles(source[MASK]), pooled)(source), 0)
-    change = model.calibration.ruler.predict(texture_profile(matched, MASK, pooled)[0])
+    lattice = Lattice(SHAPE, (4.0, 4.0, 4.0))
+    profile, _ = contrast_profile(matched, MASK, pooled, lattice, model.calibration.steady)
+    change = model.calibration.ruler.predict(profile)
     assert np.abs(change).max() > 0.005
     found = np.quantile(result.volume[MASK] / SCALE, SHARES)
     np.testing.assert_allclose(found, np.maximum.accumulate(pooled + change), atol=2e-3)
@@ -255,14 +258,13 @@ def test_noise_is_taken_away_by_the_flow(domain, model, set_noise):
     """By its denoiser, of the mapped; and then the brain has the expected histogram again."""
     set_noise(0.02)
     source = noisy(make_scan(31) ** 0.6, 0.02)
-    result = solve(source, model, bias=False)
+    result = solve(source, model, bias=False, ruler=False)
     assert result.decisions["Noise"] == {
         "Applied": True,
         "Sigma": 0.02,
         "UsualSigma": module.NOISY,
         "Judge": "model",
     }
-    assert result.decisions["Contrast"]["Ruler"]["Weight"] == 0
     mapped = np.where(MASK, result.mapping(result.scaled_source), 0).astype(np.float32)
     box = SliceBox(MASK, model.config.side_multiple)
     mask, mean, stack = (
@@ -550,7 +552,8 @@ def test_of_a_part_of_a_brain_less_is_asked(domain, model):
     assert whole.decisions["Bias"]["UsualSpread"] == pytest.approx(usual, abs=1e-4)
     part = MASK.copy()
     part[:, :, :16] = False
-    result = harmonize(make_scan(42), part, model, method="map", device="cpu", noise=False)
+    settings = {"method": "map", "device": "cpu", "noise": False, "ruler": False}
+    result = harmonize(make_scan(42), part, model, **settings)
     covered = result.decisions["Coverage"]
     assert covered == pytest.approx(part.sum() / MASK.sum(), abs=0.08)
     assert result.decisions["Bias"]["UsualSpread"] == pytest.approx(

@@ -11,10 +11,11 @@ from bh_bids.mapping.calibration import (
     Calibration,
     calibrate,
 )
-from bh_bids.mapping.disturb import disturbed
-from bh_bids.mapping.field import field_spread, standard_field
+from bh_bids.mapping.disturb import disturbed, other_anatomy
+from bh_bids.mapping.field import field_spread, regional_shift, standard_field
 from bh_bids.mapping.intensity import LEVELS, brain_quantiles, map_between
-from bh_bids.mapping.texture import COLUMNS, TextureRuler, texture_profile
+from bh_bids.mapping.ruler import COLUMNS, ContrastRuler, contrast_profile
+from bh_bids.mapping.steady import Agreement, samples
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,12 @@ def quantiles(domain):
 
 
 def test_the_average_target_scan_is_left_alone(domain, quantiles):
-    """Neither the mean field nor the mean quantiles ask for a change."""
+    """Neither the mean field nor the quantiles of all scans ask for a change."""
     calibration, lattice = domain.calibration, domain.lattice
-    np.testing.assert_allclose(calibration.quantiles, quantiles.mean(axis=0), rtol=1e-12)
+    together = np.concatenate([scan[domain.mask] for scan in domain.scans])
+    np.testing.assert_allclose(
+        calibration.quantiles[8:-8], brain_quantiles(together)[8:-8], rtol=5e-3
+    )
     fields = [
         standard_field(lattice(s), lattice, calibration.histograms, calibration.quantiles)[0]
         for s in domain.scans
@@ -35,7 +39,6 @@ def test_the_average_target_scan_is_left_alone(domain, quantiles):
     inside = lattice(domain.mask)
     spreads = [field_spread(f, lattice, inside) for f in fields]
     np.testing.assert_allclose(spreads, calibration.null_spread, rtol=1e-6)
-    np.testing.assert_allclose(calibration.ruler_offset, 0, atol=1e-12)
 
 
 def test_unlikeness_is_1_on_average_over_target_scans(domain, quantiles, scan_maker):
@@ -138,21 +141,33 @@ def test_ruler_explains_only_what_it_was_not_shown(domain, quantiles):
 
 def test_the_rulers_error_is_that_of_scans_it_was_not_fitted_to(domain, quantiles):
     """By hand, a ruler for each scan left out in all its versions."""
-    pooled, profiles = quantiles.mean(axis=0), []
+    pooled, profiles, deviations = domain.calibration.quantiles, [], []
+    lattice, histograms = domain.lattice, domain.calibration.histograms
+    seen = [samples(scan, domain.mask, lattice) for scan in domain.scans]
     for k, scan in enumerate(domain.scans):
         rng = np.random.default_rng(k)
-        versions = [scan, *(disturbed(scan, domain.mask, rng) for _ in range(DISTURBED))]
+        places = Agreement(seen[:k] + seen[k + 1 :]).places()
+        versions = [(scan, scan, domain.mask)]
+        for _ in range(DISTURBED):
+            truth, mask = other_anatomy(scan, domain.mask, domain.voxel, rng)
+            versions.append((truth, disturbed(truth, mask, rng), mask))
         profiles.append([])
-        for version in versions:
-            match = map_between(brain_quantiles(version[domain.mask]), pooled)
-            matched = np.where(domain.mask, match(version), 0)
-            profiles[-1].append(texture_profile(matched, domain.mask, pooled)[0])
-    profiles, deviations = np.array(profiles), quantiles - pooled
+        deviations.append([])
+        for truth, volume, mask in versions:
+            inside = lattice(truth) > 0
+            usual = pooled + regional_shift(inside, lattice, histograms, len(domain.scans))[0]
+            usual = np.maximum.accumulate(usual)
+            match = map_between(brain_quantiles(volume[mask]), usual)
+            matched = np.where(mask, match(volume), 0)
+            profiles[-1].append(contrast_profile(matched, mask, pooled, lattice, places)[0])
+            own = brain_quantiles(truth[mask]) - usual
+            deviations[-1].append(np.interp(pooled, usual, own))
+    profiles, deviations = np.array(profiles), np.array(deviations)
     left = []
     for k in range(len(profiles)):
         others = [i for i in range(len(profiles)) if i != k]
-        ruler = TextureRuler(profiles[others], deviations[others])
-        left += [deviations[k] - ruler.predict(version) for version in profiles[k]]
+        ruler = ContrastRuler(profiles[others], deviations[others])
+        left += list(deviations[k] - ruler.predict(profiles[k]))
     left = np.stack(left)
     calibration = domain.calibration
     assert float(calibration.ruler_error) == pytest.approx(np.sqrt(np.mean(left**2)))

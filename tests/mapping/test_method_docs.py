@@ -9,7 +9,7 @@ import pytest
 from bh_bids.flow.config import FlowConfig
 from bh_bids.harmonization import denoise
 from bh_bids.harmonization import map as module
-from bh_bids.mapping import calibration, disturb, field, intensity, texture
+from bh_bids.mapping import calibration, disturb, field, intensity, ruler, texture
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
 
@@ -58,7 +58,7 @@ def test_sizes_named_in_the_text(section):
         f"block of {texture.PLACE} voxels",
         f"stratum (one of {texture.STRATA}, equally filled)",
         "= {}, {:.0f}, {:.0f} and {} voxels".format(*texture.SCALES),
-        f"cut off at {texture.REACH} times",
+        f"cut off at {ruler.REACH} times",
         f"voxels more than {texture.ODD:.0f} robust standard deviations off",
         f"each training scan also in {eight} disturbed versions",
         f"a gamma from {disturb.GAMMA[0]} to {disturb.GAMMA[1]}",

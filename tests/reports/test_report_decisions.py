@@ -92,7 +92,7 @@ def test_without_the_ruler_an_average_anatomy_was_assumed():
     assert (row["stage"], row["answer"]) == ("Own contrast", "Off")
     assert "was not told" in row["sentence"] and "large ventricles" in row["sentence"]
     text = methods_text([{"Harmonization": block(Contrast={"Ruler": ruler})}])
-    assert "mean ones;" in text and "ridge" not in text
+    assert "target scans together;" in text and "ridge" not in text
     assert "ridge regression" in methods_text([{"Harmonization": block()}])
 
 

@@ -17,42 +17,27 @@ from bh_bids.simulation.pathology import (
     ventricles,
 )
 
-SHAPE = (64, 72, 64)
-CENTRE = (32.0, 40.0, 36.0)
 RADIUS = 7.0
 
 
-def head(texture=0.02):
-    """White matter in a shell of grey in one of fluid, and one ball of fluid in its middle."""
-    axes = np.meshgrid(*[np.arange(n, dtype=float) for n in SHAPE], indexing="ij")
-    out = np.sqrt(sum(((a - n / 2) / (n / 2 - 3)) ** 2 for a, n in zip(axes, SHAPE, strict=True)))
-    from_centre = np.sqrt(sum((a - c) ** 2 for a, c in zip(axes, CENTRE, strict=True)))
-    mask = out < 1
-    volume = np.select([out < 0.72, out < 0.92], [0.9, 0.55], 0.2)
-    volume = np.where(from_centre < RADIUS, 0.2, volume)
-    volume = volume + texture * np.random.default_rng(0).standard_normal(SHAPE)
-    volume = gaussian_filter(volume, 0.5)
-    return np.where(mask, volume, 0).astype(np.float32), mask, from_centre
-
-
-def test_ventricles_are_the_ball_in_the_middle_alone():
-    volume, mask, from_centre = head()
+def test_ventricles_are_the_ball_in_the_middle_alone(layered_head):
+    volume, mask, from_centre = layered_head()
     found = ventricles(volume, mask)
     ball = from_centre < RADIUS
     assert (found & ball).sum() > 0.9 * ball.sum()
     assert not found[from_centre > RADIUS + 1.5].any()
 
 
-def test_a_brain_without_ventricles_is_refused():
-    volume, mask, from_centre = head()
+def test_a_brain_without_ventricles_is_refused(layered_head):
+    volume, mask, from_centre = layered_head()
     volume[from_centre < 20] = 0.9
     with pytest.raises(InputError, match="No ventricles"):
         ventricles(volume, mask)
 
 
 @pytest.mark.parametrize("growth", [0.0, 2.0, 4.0])
-def test_a_ball_grows_by_what_is_asked(growth):
-    volume, mask, from_centre = head(texture=0)
+def test_a_ball_grows_by_what_is_asked(growth, layered_head):
+    volume, mask, from_centre = layered_head(texture=0)
     made = enlarge_ventricles(volume, mask, growth=growth, reach=14)
     fluid = (made < 0.54) & (from_centre < 16)
     radius = (3 * fluid.sum() / (4 * np.pi)) ** (1 / 3)
@@ -63,9 +48,9 @@ def test_a_ball_grows_by_what_is_asked(growth):
     assert made.min() >= volume.min() and made.max() <= volume.max()
 
 
-def test_enlarging_folds_nothing():
+def test_enlarging_folds_nothing(layered_head):
     """A ramp outwards stays a ramp: intensities still rise along every ray."""
-    volume, mask, from_centre = head(texture=0)
+    volume, mask, from_centre = layered_head(texture=0)
     ramp = np.where(from_centre < RADIUS, 0.2, 0.6 + 0.01 * from_centre)
     ramp = np.where(mask & (volume < 0.4) & (from_centre > 15), 0.3, ramp).astype(np.float32) * mask
     made = enlarge_ventricles(ramp, mask, growth=4, reach=14)
@@ -76,8 +61,8 @@ def test_enlarging_folds_nothing():
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25])
-def test_the_field_of_view_ends_at_a_share_of_the_brain(share):
-    _, mask, _ = head()
+def test_the_field_of_view_ends_at_a_share_of_the_brain(share, layered_head):
+    _, mask, _ = layered_head()
     kept = cut_field_of_view(mask, share)
     lost = mask & ~kept
     assert lost.any(axis=(0, 1)).nonzero()[0].max() < kept.any(axis=(0, 1)).nonzero()[0].min()
@@ -86,8 +71,8 @@ def test_the_field_of_view_ends_at_a_share_of_the_brain(share):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_lesions_lie_in_white_matter_and_have_their_contrast(seed):
-    volume, mask, _ = head()
+def test_lesions_lie_in_white_matter_and_have_their_contrast(seed, layered_head):
+    volume, mask, _ = layered_head()
     white = tissue_modes(volume, mask)["WM"]
     made, labels = add_lesions(volume, mask, seed=seed, diameters=(5, 12))
     assert set(np.unique(labels)) == {0, 1, 2, 3, 4}
@@ -104,12 +89,12 @@ def test_lesions_lie_in_white_matter_and_have_their_contrast(seed):
     assert not labels[~mask].any()
 
 
-def test_every_case_has_its_truth_source_and_mask():
-    volume, mask, _ = head()
+def test_every_case_has_its_truth_source_and_mask(layered_head):
+    volume, mask, _ = layered_head()
     for gap in CASES:
         one, same, other = (make_case(gap, volume, mask, seed=s) for s in (1, 1, 2))
         for part in (one.truth, one.source):
-            assert part.shape == SHAPE and part.dtype == np.float32
+            assert part.shape == volume.shape and part.dtype == np.float32
             assert np.isfinite(part).all() and not part[~one.mask].any()
         assert one.source.tobytes() == same.source.tobytes()
         assert (gap in RANDOM_CASES) != np.array_equal(one.source, other.source), gap
@@ -119,8 +104,8 @@ def test_every_case_has_its_truth_source_and_mask():
         assert (gap == "fov") != np.array_equal(one.mask, mask), gap
 
 
-def test_anatomy_is_seen_through_gamma():
-    volume, mask, _ = head()
+def test_anatomy_is_seen_through_gamma(layered_head):
+    volume, mask, _ = layered_head()
     for gap in ("ventricles", "fov", "lesion"):
         case = make_case(gap, volume, mask, seed=3)
         assert np.allclose(case.source[case.mask], case.truth[case.mask] ** 0.7, atol=1e-5)
@@ -131,11 +116,11 @@ def test_anatomy_is_seen_through_gamma():
     assert untouched.source is not untouched.truth
 
 
-def test_unknown_cases_and_unlike_shapes_are_refused():
-    volume, mask, _ = head()
+def test_unknown_cases_and_unlike_shapes_are_refused(layered_head):
+    volume, mask, _ = layered_head()
     with pytest.raises(InputError, match="no simulated gap 'venus'.*lesion"):
         make_case("venus", volume, mask)
     with pytest.raises(InputError, match="mask"):
         make_case("none", volume, mask[1:])
     with pytest.raises(InputError, match="equal"):
-        add_lesions(np.ones(SHAPE, np.float32), mask)
+        add_lesions(np.ones(mask.shape, np.float32), mask)

@@ -1,0 +1,29 @@
+"""Work that is done in parts, one thread of torch to each part.
+
+Slices are small: two threads that share a convolution between them wait for each other most of the
+time, two that each take slices of their own do not. A part's result does not depend on the number
+of threads; they are given back in the parts' order.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+
+def workers(device):
+    """How many parts are worth doing at once: torch's threads on a CPU, one elsewhere."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def results(function, parts, count):
+    """Iterate over ``function(part)`` of parts, in order, at most ``count`` at once."""
+    if count <= 1 or len(parts) <= 1:
+        yield from map(function, parts)
+        return
+    threads = torch.get_num_threads()
+    try:
+        # In a thread of its own the setting is that thread's, and what new threads begin with.
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(function, parts)
+    finally:
+        torch.set_num_threads(threads)

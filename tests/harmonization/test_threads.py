@@ -1,0 +1,45 @@
+"""Parts on threads of their own: in order, one torch thread each, the same results."""
+
+import threading
+
+import pytest
+import torch
+
+from bh_bids.harmonization.threads import results, workers
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_from_threads_of_one_torch_thread(two_threads):
+    meeting, seen = threading.Barrier(2, timeout=20), []
+
+    def square(k):
+        if k < 2:
+            meeting.wait()  # nobody passes who is alone
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+        return k * k
+
+    assert list(results(square, range(7), 2)) == [k * k for k in range(7)]
+    assert len({thread for thread, _ in seen}) == 2 and {count for _, count in seen} == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_what_fails_in_a_thread_fails_here(two_threads):
+    def fail(k):
+        raise ValueError(f"part {k}")
+
+    with pytest.raises(ValueError, match="part 0"):
+        list(results(fail, range(3), 2))
+    assert torch.get_num_threads() == 2
+
+
+def test_one_part_stays_in_its_thread(two_threads):
+    assert list(results(lambda _: threading.get_ident(), [0], 2)) == [threading.get_ident()]
+    assert workers(torch.device("cpu")) == 2
+    assert workers(torch.device("cuda")) == 1
