@@ -77,11 +77,13 @@ def calibrate_model(
         for sentence in unlike_others(store.volumes):
             report(f"Warning: {sentence}")
         if _lacks_constants_alone(given) and output is None:
-            constants = learn_constants(store.volumes, given.mean, config, report, store.release)
+            known = given.mean, given.intensity, config
+            constants = learn_constants(store.volumes, *known, report, store.release)
             save_model(target, given.flow, given.mean, given.metadata, constants)
             return load_model(target.absolute())
         intensity, mean = describe_domain(store.volumes, config, store.release)
-        constants = learn_constants(store.volumes, mean, config, report, store.release)
+        known = mean, intensity, config
+        constants = learn_constants(store.volumes, *known, report, store.release)
         report("Measuring bits per dimension.")
         bits, count = measure_bits(given.to(device).flow, store.volumes, config)
     about = _without_blanks(about or {})

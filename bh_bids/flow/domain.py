@@ -49,7 +49,7 @@ def describe_domain(volumes, config, release=lambda: None):
     return intensity, (mean / len(volumes)).astype(np.float32)
 
 
-def learn_constants(volumes, mean, config, report, release=lambda: None):
+def learn_constants(volumes, mean, intensity, config, report, release=lambda: None):
     """Constants of the method "map".
 
     Parameters
@@ -58,6 +58,8 @@ def learn_constants(volumes, mean, config, report, release=lambda: None):
         Scans of the target domain.
     mean : numpy.ndarray, shape ``config.shape``
         Mean volume, target units.
+    intensity : dict
+        Of :func:`describe_domain`.
     config : FlowConfig
     report : callable
         Called with one sentence at a time.
@@ -74,7 +76,8 @@ def learn_constants(volumes, mean, config, report, release=lambda: None):
             yield volume.in_target_units()
             release()
 
-    return calibrate(scaled, mean, config.voxel_size, report)
+    pooled = intensity.get("Quantiles")
+    return calibrate(scaled, mean, config.voxel_size, report, pooled=pooled)
 
 
 def pooled_quantiles(counts, number):

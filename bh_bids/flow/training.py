@@ -209,7 +209,8 @@ def train_model(
         flow = TargetFlow(config)
         flow.load_state_dict(trainer.best_state)
         # The flow must not learn from the validation participants; these few constants may.
-        constants = learn_constants(stored.volumes, mean, config, report, stored.release)
+        known = mean, intensity, config
+        constants = learn_constants(stored.volumes, *known, report, stored.release)
         save_model(output, flow, mean, metadata, constants)
         return metadata
 

@@ -26,7 +26,7 @@ class Calibration:
     Attributes
     ----------
     quantiles : numpy.ndarray, shape (LEVELS,)
-        Of the training scans' brains together, each counting alike.
+        Usual ones, of the target's brains together.
     histograms : numpy.ndarray, shape (blocks, BINS)
         Local histograms of log-intensity.
     null_field : numpy.ndarray, shape (functions,)
@@ -129,20 +129,23 @@ class Calibration:
         return cls(**{name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()})
 
 
-def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
+def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled=None):
     """Learn the constants of a target domain.
 
     Parameters
     ----------
     volumes : callable
         ``volumes()`` iterates over the training scans (x, y, z), float32, target units, 0 outside
-        the brain. It is called five times, so that the scans need not be in memory together.
+        the brain. It is called six times, so that the scans need not be in memory together.
     mean : numpy.ndarray, shape (x, y, z)
         Mean of the scans.
     voxel_size : tuple of float
         Millimetres.
     report : callable
         Called with one sentence at a time.
+    pooled : array_like, shape (q,), optional
+        Quantiles of the target's brains together, evenly spaced from 0 to 100 %, as the model
+        describes its target by; without, they are those of the scans.
 
     Returns
     -------
@@ -159,9 +162,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
             f"{len(quantiles)} scans are too few to calibrate a target domain: at least "
             f"{MIN_SCANS} are needed."
         )
-    # Of all brains together, like the reference of a histogram match: where the ruler says nothing,
-    # the map is that match. Averaged quantiles err as much on average, but not in the same scans.
-    pooled = np.quantile(quantiles, SHARES)
+    pooled = _usual_quantiles(quantiles, pooled)
     deviations = quantiles - pooled
     report("Learning what the target shows at each place.")
     lattice = Lattice(mean.shape, voxel_size)
@@ -197,6 +198,21 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None):
         sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
         spectrum=power_spectrum(volumes(), mean),
     )
+
+
+def _usual_quantiles(quantiles, pooled):
+    """Quantiles of all brains together at ``SHARES``, of which the map's target is made.
+
+    They are those that a histogram match goes by: where the ruler says nothing, the map is that
+    match. (Averaged quantiles err as little on average, but not in the same scans.)
+    """
+    usual = np.quantile(quantiles, SHARES)
+    if pooled is not None:
+        shares = np.linspace(0, 1, len(pooled))
+        # The ends of a brain's histogram are single voxels'.
+        inner = (SHARES >= shares[1]) & (SHARES <= shares[-2])
+        usual[inner] = np.interp(SHARES[inner], shares, pooled)
+    return np.maximum.accumulate(usual)
 
 
 def _null_fields(volumes, lattice, histograms, pooled):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from bh_bids.comparators.histogram import histogram_match
 from bh_bids.errors import InputError, ModelError
 from bh_bids.mapping.calibration import (
     COMPONENTS,
@@ -13,7 +14,7 @@ from bh_bids.mapping.calibration import (
 )
 from bh_bids.mapping.disturb import disturbed, other_anatomy
 from bh_bids.mapping.field import field_spread, regional_shift, standard_field
-from bh_bids.mapping.intensity import LEVELS, brain_quantiles, map_between
+from bh_bids.mapping.intensity import LEVELS, SHARES, brain_quantiles, map_between
 from bh_bids.mapping.ruler import COLUMNS, ContrastRuler, contrast_profile
 from bh_bids.mapping.steady import Agreement, samples
 
@@ -112,6 +113,25 @@ def test_too_few_scans_are_refused_and_few_are_enough(domain):
     own = brain_quantiles(domain.scans[6][domain.mask])
     assert few.unlikeness(own) < 6
     assert few.unlikeness(own**0.5) > 2 * few.unlikeness(own)
+
+
+def test_where_the_ruler_is_silent_the_map_is_the_histogram_match(domain, scan_maker):
+    """Of the quantiles that the model describes its target by; but for the ends."""
+    scans, mask = domain.scans[:4], domain.mask
+    together = np.concatenate([scan[mask] for scan in scans])
+    pooled = np.quantile(together, np.linspace(0, 1, 257)) * 1.03
+    known = calibrate(lambda: iter(scans), domain.mean, domain.voxel, pooled=pooled)
+    inner = slice(8, -8)
+    np.testing.assert_allclose(
+        known.quantiles[inner], np.quantile(together * 1.03, SHARES)[inner], atol=1e-3
+    )
+    assert (np.diff(known.quantiles) >= 0).all() and known.quantiles[-1] < pooled[-1]
+    source = 700 * scan_maker(50) ** 0.7
+    matched = map_between(brain_quantiles(source[mask]), known.quantiles)(source)
+    other = histogram_match(source, mask, pooled)
+    low, high = np.quantile(source[mask], (0.03, 0.97))
+    most = mask & (source > low) & (source < high)
+    np.testing.assert_allclose(matched[most], other[most], atol=2e-3)
 
 
 def test_scans_are_asked_for_one_at_a_time(domain):

@@ -9,7 +9,7 @@ import pytest
 from bh_bids.flow.config import FlowConfig
 from bh_bids.harmonization import denoise
 from bh_bids.harmonization import map as module
-from bh_bids.mapping import calibration, disturb, field, intensity, ruler, texture
+from bh_bids.mapping import calibration, disturb, field, intensity, ruler, steady, texture
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
 
@@ -46,6 +46,7 @@ def test_thresholds(section, row, values):
 def test_sizes_named_in_the_text(section):
     low, high = FlowConfig().noise_range
     nine = {9: "nine"}[len(denoise.CANDIDATES)]
+    fifth, ten = {0.2: "fifth"}[steady.SHARE], {10: "ten"}[steady.GROUPS]
     eight = {8: "eight"}[calibration.DISTURBED]
     for said in (
         f"between {intensity.LEVELS} knots",
@@ -61,6 +62,11 @@ def test_sizes_named_in_the_text(section):
         f"cut off at {ruler.REACH} times",
         f"voxels more than {texture.ODD:.0f} robust standard deviations off",
         f"each training scan also in {eight} disturbed versions",
+        "enlarged by {} to {} mm, one to {} lesions".format(*disturb.GROWTH, disturb.LESIONS[1]),
+        "{:.0f} to {:.0f} % of the brain missing".format(*(100 * v for v in disturb.MISSING)),
+        f"a weak field (of {100 * disturb.FIELD:.0f} % at most)",
+        f"the {fifth} whose standard deviation",
+        f"in each of {ten} equal ranges of $\\bar x$ from {steady.BRIGHTNESS[0]} to 1",
         f"a gamma from {disturb.GAMMA[0]} to {disturb.GAMMA[1]}",
         "blur of {} to {} voxels".format(*disturb.BLUR),
         "sharpening of {} to {}".format(*disturb.SHARPENING),
