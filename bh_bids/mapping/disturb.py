@@ -1,9 +1,9 @@
-"""Disturbing a target scan as other scanners might: what must not mislead the texture ruler.
+"""Disturbing a target scan as other scanners might: what must not mislead the contrast ruler.
 
 A scanner does not only bend the contrast. It resolves more finely or less, lies on another lattice,
 adds noise after the contrast, and lets tissues differ by more than their brightness tells. None
 of it changes what the head's own contrast is; a ruler that is also fitted to disturbed scans learns
-which part of the texture to go by. Nor do a head's large ventricles, its lesions, or an end of the
+what to go by. Nor do a head's large ventricles, its lesions, or an end of the
 brain that was not scanned say anything of the scanner.
 """
 
