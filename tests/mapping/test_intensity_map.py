@@ -36,8 +36,10 @@ def test_a_map_grows_and_is_never_negative(own, target, values):
 def test_what_lies_below_all_knots_goes_straight_to_zero(own, target):
     found = map_between(own, target)
     low_in, low_out = found.knots_in[0], found.knots_out[0]
-    shares = np.array([0.0, 0.25, 0.5, 1.0])
+    # Not the knot itself, which single precision may round to the steep side.
+    shares = np.array([0.0, 0.25, 0.5, 0.99])
     np.testing.assert_allclose(found(shares * low_in), shares * low_out, rtol=1e-4, atol=1e-6)
+    assert found(low_in) >= low_out * (1 - 1e-4) - 1e-6
 
 
 @given(quantiles, quantiles)
