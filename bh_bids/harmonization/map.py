@@ -18,7 +18,6 @@ from ..errors import InputError, ModelError
 from ..flow.context import slice_context
 from ..flow.engine import FlowEngine
 from ..mapping import spectrum
-from ..mapping.disturb import NOISE
 from ..mapping.field import (
     WHOLE,
     Lattice,
@@ -30,6 +29,7 @@ from ..mapping.field import (
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
 from ..mapping.ruler import contrast_profile
+from .contrast import Seen, decide, ramp, told_deviation
 from .denoise import CANDIDATES, FlowDenoiser
 from .latent import LatentStep
 from .slices import SliceBox
@@ -42,15 +42,6 @@ FIELD_RAMP = 0.010
 MISSING = 0.12
 # Noise of this level and more is taken away.
 NOISY = 0.012
-# Unlikeness (about 1 for a target scan) up to which the contrast is left as it is, and from which
-# it is mapped in full.
-LIKE, UNLIKE = 1.8, 2.3
-# Distance of a profile from the target's up to which the ruler counts in full, and not.
-NEAR, FAR = 1.5, 2.0
-# The same for the mean sharpness, in standard deviations.
-SHARP, BLURRED = 3.0, 5.0
-# A deviation that the ruler tells counts from this many times the ruler's own error, and in full.
-ERROR, SURE = 1.2, 1.6
 # Slices of which the flow's verdict on each stage is taken.
 VERDICT_SLICES = 8
 
@@ -128,89 +119,12 @@ class MapSolver:
             run.verdict("source", run.problem.source)
             run.remove_field()
         seen = [run.look() for run in runs]
-        contrast = _contrast(runs[0].calibration, seen, mapped=parameters.contrast)
+        contrast = decide(runs[0].calibration, seen, mapped=parameters.contrast)
         for run, own in zip(runs, seen, strict=True):
             run.map_intensities(own, contrast)
             run.remove_noise()
         _restore_histogram([run for run in runs if run.cleaned], contrast)
         return [run.solution() for run in runs]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What one brain's intensities look like once its field is gone.
-
-    Attributes
-    ----------
-    own : numpy.ndarray, shape (LEVELS,)
-        Its quantiles.
-    scale : float
-        Its gain: the brain's 99th percentile.
-    usual : numpy.ndarray, shape (LEVELS,)
-        The target's usual quantiles, of the part of a brain that is seen.
-    shift : numpy.ndarray, shape (LEVELS,)
-        What is usual for that part, less the whole brain's.
-    change : numpy.ndarray, shape (LEVELS,)
-        How the ruler says that this brain deviates from the usual.
-    ruler : dict
-        Weight, share, and figures of the ruler.
-    """
-
-    own: np.ndarray
-    scale: float
-    usual: np.ndarray
-    shift: np.ndarray
-    change: np.ndarray
-    ruler: dict
-
-
-@dataclass(frozen=True)
-class _Contrast:
-    """What the contrast of one brain, or of all its scans, is to become.
-
-    Attributes
-    ----------
-    own, target : numpy.ndarray, shape (LEVELS,)
-        Quantiles before and after.
-    scale : float
-        Gain of the first.
-    expected : numpy.ndarray, shape (LEVELS,), or None
-        Quantiles that the target would have given, where the contrast is mapped in full.
-    decision : dict
-    """
-
-    own: np.ndarray
-    target: np.ndarray
-    scale: float
-    expected: np.ndarray | None
-    decision: dict
-
-
-def _contrast(calibration, seen, *, mapped):
-    """Decide on the contrast from all scans: on the mean of their quantiles, gains made equal."""
-    scale = float(np.mean([s.scale for s in seen]))
-    own = np.mean([s.own * (scale / s.scale) for s in seen], axis=0)
-    usual, shift, change = (
-        np.mean([getattr(s, name) for s in seen], axis=0) for name in ("usual", "shift", "change")
-    )
-    told, share = (
-        float(np.mean([s.ruler.get(name, 0.0) for s in seen])) for name in ("Weight", "Share")
-    )
-    unlikeness = (1 - told) * calibration.unlikeness(own / scale - shift)
-    if told > 0:
-        as_told = np.maximum.accumulate(usual + told * change)
-        unlikeness += told * calibration.unlikeness_told(own / scale, as_told)
-    # A deviation no larger than the ruler's error may as well be none.
-    expected = np.maximum.accumulate(usual + told * share * change)
-    weight = _ramp(unlikeness, LIKE, UNLIKE) if mapped else 0.0
-    decision = {
-        "Applied": weight > 0,
-        "Weight": round(weight, 4),
-        "Unlikeness": round(unlikeness, 3),
-        "UsualUnlikeness": LIKE,
-    }
-    target = weight * expected + (1 - weight) * own / scale
-    return _Contrast(own, target, scale, expected if weight == 1 else None, decision)
 
 
 def _restore_histogram(runs, contrast):
@@ -283,7 +197,7 @@ class _Run:
         if self.coverage < WHOLE:
             # What is found on whole target scans says less of a part of one.
             usual += MISSING * (1 - self.coverage)
-        weight = _ramp(spread, usual, usual + FIELD_RAMP)
+        weight = ramp(spread, usual, usual + FIELD_RAMP)
         self.decisions["Bias"] = {
             "Applied": weight > 0,
             "Weight": round(weight, 4),
@@ -304,7 +218,7 @@ class _Run:
         self._judge_noise(matched)
         change, ruler = self._own_contrast(matched)
         scale = float(np.quantile(self.volume[self.telling], 0.99))
-        return _Seen(own, scale, self.quantiles, self.shift, change, ruler)
+        return Seen(own, scale, self.quantiles, self.shift, change, ruler)
 
     def map_intensities(self, seen, contrast):
         """Map this brain's intensities, its gain made that of the map."""
@@ -328,32 +242,13 @@ class _Run:
 
     def _own_contrast(self, matched):
         """Deviation of this brain's quantiles from the usual ones, and how it was told."""
-        calibration, ruler = self.calibration, self.calibration.ruler
+        calibration = self.calibration
         if not self.parameters.ruler:
             return np.zeros_like(self.quantiles), {"Weight": 0.0, "Reason": "switched off"}
         profile, sharpness = contrast_profile(
             matched, self.telling, calibration.quantiles, self.lattice, calibration.steady
         )
-        mean, deviation = calibration.sharpness
-        unsharp = abs(sharpness - mean) / deviation
-        distance = ruler.distance(profile)
-        weight = (1 - _ramp(distance, NEAR, FAR)) * (1 - _ramp(unsharp, SHARP, BLURRED))
-        # Noisier than any version of a scan that it was fitted to.
-        too_noisy = self.sigma is not None and bool(self.sigma > NOISE)
-        if too_noisy:
-            weight = 0.0
-        if calibration.ruler_gain <= 0:
-            weight = 0.0
-        change = ruler.predict(profile)
-        size = float(np.sqrt(np.mean(change**2)) / calibration.ruler_error)
-        account = {
-            "Weight": round(float(weight), 4),
-            "Distance": round(distance, 3),
-            "Sharpness": round(float((sharpness - mean) / deviation), 3),
-            "Deviation": round(size, 3),
-            "Share": round(_ramp(size, ERROR, SURE), 4),
-            "TooNoisy": too_noisy,
-        }
+        change, account = told_deviation(calibration, profile, sharpness, self.sigma)
         # The deviation goes with the intensity: of a part of a brain, shares are others.
         return np.interp(self.quantiles, calibration.quantiles, change), account
 
@@ -434,8 +329,3 @@ class _Run:
     def _stack(self, volume):
         array = np.ascontiguousarray(self.box.extract(np.asarray(volume, dtype=np.float32)))
         return torch.from_numpy(array).to(self.problem.device)
-
-
-def _ramp(value, low, high):
-    """0 up to ``low``, 1 from ``high``, straight between."""
-    return float(np.clip((value - low) / (high - low), 0, 1))

@@ -12,8 +12,9 @@ from .ruler import COLUMNS, ContrastRuler, contrast_profile, leave_one_out
 from .spectrum import power_spectrum
 from .steady import Agreement, samples
 
-# Deviations of brightness that are told apart when asking whether a scan looks like the target's.
-COMPONENTS = 3
+# Deviations of brightness that are told apart when asking whether a scan looks like the target's:
+# of those from the usual, and of those from what the ruler expects, which are smaller and alike.
+COMPONENTS, TOLD_COMPONENTS = 3, 1
 MIN_SCANS = 4
 # Each scan's texture is also seen disturbed, so many times; of many scans fewer times each.
 DISTURBED, MOST_DISTURBED = 8, 200
@@ -41,12 +42,13 @@ class Calibration:
     ruler_centre, ruler_scale, ruler_offset, ruler_weights, ruler_modes, ruler_limit : numpy.ndarray
         Of the :class:`bh_bids.mapping.ruler.ContrastRuler`.
     told_modes, told_sd, told_rest : numpy.ndarray
-        The same as modes, mode_sd and rest_sd, of what the ruler leaves of a training scan's
-        deviation that it was not fitted to, disturbed versions included.
+        The same as modes, mode_sd and rest_sd, of what the ruler leaves of the deviations of
+        training scans, as they are, that it was not fitted to; at most TOLD_COMPONENTS.
     ruler_gain : numpy.ndarray, shape ()
         Share of the quantiles' variance that the ruler explains in such scans.
     ruler_error : numpy.ndarray, shape ()
-        Root mean square of what it leaves of such a scan's, target units.
+        Root mean square of what it leaves of such scans', disturbed versions included, in target
+        units.
     steady : numpy.ndarray, shape (3, n)
         Places where participants agree (:meth:`bh_bids.mapping.steady.Agreement.places`).
     sharpness : numpy.ndarray, shape (2,)
@@ -175,11 +177,11 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     ruler = ContrastRuler(profiles, of_each)
     left = of_each - leave_one_out(profiles, of_each)
     gain = 1 - np.square(left).mean() / max(np.square(of_each).mean(), 1e-12)
-    left = left.reshape(-1, left.shape[-1])
     # Of few scans few deviations: something must be left by which to know the rest.
-    count = min(COMPONENTS, len(deviations) // 2 - 1)
-    modes, mode_sd, rest_sd = _principal(deviations, count)
-    told_modes, told_sd, told_rest = _principal(left, count)
+    most = len(deviations) // 2 - 1
+    modes, mode_sd, rest_sd = _principal(deviations, min(COMPONENTS, most))
+    # Whether a scan may be the target's own is asked of the target's scans as they are.
+    told_modes, told_sd, told_rest = _principal(left[:, 0], min(TOLD_COMPONENTS, most))
     return Calibration(
         quantiles=pooled,
         histograms=histograms,

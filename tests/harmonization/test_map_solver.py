@@ -15,6 +15,7 @@ from bh_bids.flow.config import FlowConfig
 from bh_bids.flow.network import TargetFlow
 from bh_bids.harmonization import harmonize, harmonize_together
 from bh_bids.harmonization import map as module
+from bh_bids.harmonization.contrast import ramp
 from bh_bids.harmonization.denoise import FlowDenoiser
 from bh_bids.harmonization.slices import SliceBox
 from bh_bids.mapping.calibration import calibrate
@@ -290,7 +291,7 @@ def test_slices_that_stay_noisy_are_named(model, set_noise, monkeypatch):
 def test_ramp():
     values = {1.0: 0, 1.8: 0, 2.05: 0.5, 2.3: 1, 9.0: 1}
     for value, expected in values.items():
-        assert module._ramp(value, 1.8, 2.3) == pytest.approx(expected)
+        assert ramp(value, 1.8, 2.3) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("short", "weight"), [(-1e-4, 0), (0.5, 0.5), (1.01, 1)])
@@ -341,6 +342,32 @@ def test_the_contrasts_gate_opens_with_unlikeness(domain, unlikeness, weight):
     assert decision["Applied"] == (weight > 0)
     expected = weight * calibration.quantiles + (1 - weight) * own
     np.testing.assert_allclose(result.mapping(own), expected, atol=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("unlikeness", "weight"), [(1.59, 0), (1.61, 0.025), (1.8, 0.5), (1.99, 0.975), (2.01, 1)]
+)
+def test_with_the_ruler_the_gate_opens_with_what_it_leaves(domain, unlikeness, weight):
+    source, calibration = make_scan(34) ** 0.7, domain.calibration
+    source /= np.quantile(source[MASK], 0.99)
+    own = brain_quantiles(source[MASK])
+    change = 0.03 * np.sin(np.linspace(0, np.pi, own.size))
+    factor = calibration.unlikeness_told(own, calibration.quantiles + change) / unlikeness
+    model = make_model(
+        domain,
+        ruler_gain=np.asarray(0.5),
+        ruler_weights=0 * calibration.ruler_weights,
+        ruler_offset=change,
+        ruler_scale=100 * calibration.ruler_scale,
+        sharpness=calibration.sharpness * [1, 20],
+        told_sd=factor * calibration.told_sd,
+        told_rest=factor * calibration.told_rest,
+    )
+    decision = solve(source, model, bias=False, noise=False, ruler=True).decisions["Contrast"]
+    assert decision["Ruler"]["Weight"] == 1
+    assert decision["UsualUnlikeness"] == 1.6
+    assert decision["Unlikeness"] == pytest.approx(unlikeness, abs=2e-3)
+    assert decision["Weight"] == pytest.approx(weight, abs=6e-3)
 
 
 @pytest.mark.parametrize(("sigma", "applied"), [(0.0119, False), (0.012, True)])
@@ -408,12 +435,15 @@ def test_a_told_deviation_counts_where_it_is_beyond_the_rulers_error(domain):
     source = make_scan(36) ** 0.7
     change = trusted["ruler_offset"]
     size = np.sqrt(np.mean(change**2))
-    for deviation, share in ((1.1, 0), (1.4, 0.5), (1.7, 1)):
+    for deviation in (0.9, 1.2, 1.7, 3.0):
         model = make_model(domain, **trusted, ruler_error=np.asarray(size / deviation))
         result = solve(source, model, ruler=True, bias=False, noise=False)
         told = result.decisions["Contrast"]["Ruler"]
         assert told["Deviation"] == pytest.approx(deviation, abs=0.1)
-        assert told["Share"] == pytest.approx(share, abs=0.2)
+        # Positive-part James-Stein: what is left is the more certain the larger it is.
+        assert told["Share"] == pytest.approx(
+            max(0, 1 - 1.15**2 / told["Deviation"] ** 2), abs=2e-3
+        )
         got = brain_quantiles(result.mapping(source[source > 0]))
         expected = calibration.quantiles + told["Share"] * change
         np.testing.assert_allclose(got[20:-20], expected[20:-20], atol=5e-3)

@@ -187,12 +187,16 @@ def test_the_rulers_error_is_that_of_scans_it_was_not_fitted_to(domain, quantile
     for k in range(len(profiles)):
         others = [i for i in range(len(profiles)) if i != k]
         ruler = ContrastRuler(profiles[others], deviations[others])
-        left += list(deviations[k] - ruler.predict(profiles[k]))
+        left.append(deviations[k] - ruler.predict(profiles[k]))
     left = np.stack(left)
     calibration = domain.calibration
     assert float(calibration.ruler_error) == pytest.approx(np.sqrt(np.mean(left**2)))
     assert float(calibration.ruler_gain) == pytest.approx(
         1 - np.mean(left**2) / np.mean(deviations**2)
     )
-    sizes = np.linalg.svd(left, compute_uv=False)[: len(calibration.told_sd)]
-    np.testing.assert_allclose(calibration.told_sd, sizes / np.sqrt(len(left) - 1))
+    # Of the scans as they are.
+    left = left[:, 0]
+    size = np.linalg.svd(left, compute_uv=False)[0] / np.sqrt(len(left) - 1)
+    np.testing.assert_allclose(calibration.told_sd, [size])
+    rest = left - left @ calibration.told_modes.T @ calibration.told_modes
+    assert float(calibration.told_rest) == pytest.approx(np.sqrt(np.mean(rest**2)))

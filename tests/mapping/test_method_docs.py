@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bh_bids.flow.config import FlowConfig
-from bh_bids.harmonization import denoise
+from bh_bids.harmonization import contrast, denoise
 from bh_bids.harmonization import map as module
 from bh_bids.mapping import calibration, disturb, field, intensity, ruler, steady, texture
 
@@ -30,11 +30,11 @@ def test_parameters_and_defaults(section):
     ("row", "values"),
     [
         ("field (`Bias`)", (95, module.FIELD_RAMP)),
-        ("contrast (`Contrast`)", (module.LIKE, module.UNLIKE)),
+        ("contrast (`Contrast`), without the ruler", (contrast.LIKE[0], contrast.UNLIKE[0])),
+        ("contrast (`Contrast`), with it", (contrast.LIKE[1], contrast.UNLIKE[1])),
         ("noise (`Noise`)", (module.NOISY, module.NOISY)),
-        ("ruler counts less (`Distance`)", (module.NEAR, module.FAR)),
-        ("ruler counts less (`Sharpness`)", (module.SHARP, module.BLURRED)),
-        ("deviation counts (`Deviation`)", (module.ERROR, module.SURE)),
+        ("ruler counts less (`Distance`)", (contrast.NEAR, contrast.FAR)),
+        ("ruler counts less (`Sharpness`)", (contrast.SHARP, contrast.BLURRED)),
     ],
 )
 def test_thresholds(section, row, values):
@@ -74,7 +74,7 @@ def test_sizes_named_in_the_text(section):
         f"noise of up to {disturb.NOISE}",
         f"gains of {100 * disturb.GAIN:.0f} %",
         f"raised by {module.MISSING} times the share that is missing",
-        f"= {module.ERROR}\\,\\epsilon$ to 1 at ${module.SURE}\\,\\epsilon$",
+        f"1 - \\frac{{({contrast.ERROR}\\,\\epsilon)^2}}",
         f"from {low} to {high}, and told",
         f"{nine} levels and {denoise.SLICES} slices",
     ):

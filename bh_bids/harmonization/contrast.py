@@ -1,0 +1,166 @@
+"""What the contrast of a brain, or of all scans of one, is to become: figures in, quantiles out.
+
+A scan that looks like the target's keeps its contrast. Another's quantiles become those that are
+usual for the target, but for the participant's own deviation from them, as far as the ruler
+(:mod:`bh_bids.mapping.ruler`) can tell it. All quantiles are arrays (LEVELS,).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..mapping.disturb import NOISE
+
+# Unlikeness (about 1 for a target scan) up to which the contrast is left as it is, and from which
+# it is mapped in full: without the ruler, and with it.
+LIKE, UNLIKE = (1.8, 1.6), (2.3, 2.0)
+# Distance of a profile from the target's up to which the ruler counts in full, and not.
+NEAR, FAR = 1.5, 2.0
+# The same for the mean sharpness, in standard deviations.
+SHARP, BLURRED = 3.0, 5.0
+# A deviation that the ruler tells counts from this many times the ruler's own error.
+ERROR = 1.15
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one brain's intensities look like once its field is gone.
+
+    Attributes
+    ----------
+    own : numpy.ndarray, shape (LEVELS,)
+        Its quantiles.
+    scale : float
+        Its gain: the brain's 99th percentile.
+    usual : numpy.ndarray, shape (LEVELS,)
+        The target's usual quantiles, of the part of a brain that is seen.
+    shift : numpy.ndarray, shape (LEVELS,)
+        What is usual for that part, less the whole brain's.
+    change : numpy.ndarray, shape (LEVELS,)
+        How the ruler says that this brain deviates from the usual.
+    ruler : dict
+        Weight, share, and figures of the ruler.
+    """
+
+    own: np.ndarray
+    scale: float
+    usual: np.ndarray
+    shift: np.ndarray
+    change: np.ndarray
+    ruler: dict
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What the contrast of one brain, or of all its scans, is to become.
+
+    Attributes
+    ----------
+    own, target : numpy.ndarray, shape (LEVELS,)
+        Quantiles before and after.
+    scale : float
+        Gain of the first.
+    expected : numpy.ndarray, shape (LEVELS,), or None
+        Quantiles that the target would have given, where the contrast is mapped in full.
+    decision : dict
+        For the sidecar.
+    """
+
+    own: np.ndarray
+    target: np.ndarray
+    scale: float
+    expected: np.ndarray | None
+    decision: dict
+
+
+def told_deviation(calibration, profile, sharpness, sigma):
+    """What the ruler says of a brain, and how far it is to be believed.
+
+    Parameters
+    ----------
+    calibration : bh_bids.mapping.calibration.Calibration
+    profile, sharpness
+        Of :func:`bh_bids.mapping.ruler.contrast_profile`.
+    sigma : float or None
+        Noise found in the brain, target units; None where it was not looked for.
+
+    Returns
+    -------
+    change : numpy.ndarray, shape (LEVELS,)
+        Deviation of the brain's quantiles from the usual ones, in full.
+    account : dict
+        ``Weight``: how far the ruler is trusted with such a scan; ``Share``: how much of a
+        deviation of this size is to count; and the figures behind both.
+    """
+    ruler, (mean, deviation) = calibration.ruler, calibration.sharpness
+    unsharp, distance = (sharpness - mean) / deviation, ruler.distance(profile)
+    weight = (1 - ramp(distance, NEAR, FAR)) * (1 - ramp(abs(unsharp), SHARP, BLURRED))
+    # Noisier than any version of a scan that it was fitted to.
+    too_noisy = sigma is not None and bool(sigma > NOISE)
+    if too_noisy or calibration.ruler_gain <= 0:
+        weight = 0.0
+    change = ruler.predict(profile)
+    size = float(np.sqrt(np.mean(change**2)) / calibration.ruler_error)
+    account = {
+        "Weight": round(float(weight), 4),
+        "Distance": round(distance, 3),
+        "Sharpness": round(float(unsharp), 3),
+        "Deviation": round(size, 3),
+        "Share": round(_share(size), 4),
+        "TooNoisy": too_noisy,
+    }
+    return change, account
+
+
+def decide(calibration, seen, *, mapped):
+    """Decide on the contrast from all scans: on the mean of their quantiles, gains made equal.
+
+    Parameters
+    ----------
+    calibration : bh_bids.mapping.calibration.Calibration
+    seen : sequence of Seen
+    mapped : bool
+        False: it stays as it is, whatever it looks like.
+
+    Returns
+    -------
+    Contrast
+    """
+    scale = float(np.mean([s.scale for s in seen]))
+    own = np.mean([s.own * (scale / s.scale) for s in seen], axis=0)
+    usual, shift, change = (
+        np.mean([getattr(s, name) for s in seen], axis=0) for name in ("usual", "shift", "change")
+    )
+    told, share = (
+        float(np.mean([s.ruler.get(name, 0.0) for s in seen])) for name in ("Weight", "Share")
+    )
+    unlikeness = (1 - told) * calibration.unlikeness(own / scale - shift)
+    if told > 0:
+        # In full: how far off it may be is in the spread of what it leaves of target scans.
+        as_told = np.maximum.accumulate(usual + told * change)
+        unlikeness += told * calibration.unlikeness_told(own / scale, as_told)
+    expected = np.maximum.accumulate(usual + told * share * change)
+    like, unlike = (float(np.interp(told, (0, 1), pair)) for pair in (LIKE, UNLIKE))
+    weight = ramp(unlikeness, like, unlike) if mapped else 0.0
+    decision = {
+        "Applied": weight > 0,
+        "Weight": round(weight, 4),
+        "Unlikeness": round(unlikeness, 3),
+        "UsualUnlikeness": round(like, 3),
+    }
+    target = weight * expected + (1 - weight) * own / scale
+    return Contrast(own, target, scale, expected if weight == 1 else None, decision)
+
+
+def ramp(value, low, high):
+    """0 up to ``low``, 1 from ``high``, straight between."""
+    return float(np.clip((value - low) / (high - low), 0, 1))
+
+
+def _share(size):
+    """Share of a deviation to count that is ``size`` times as large as the ruler's error.
+
+    The positive part of James and Stein's estimator: a deviation no larger than its error may as
+    well be none, and the larger it is the less of it is error.
+    """
+    return max(0.0, 1 - (ERROR / size) ** 2) if size > 0 else 0.0
