@@ -10,8 +10,10 @@ import numpy as np
 LEVELS = 256
 # Shares of the brain at which quantiles are taken: the middle of LEVELS equal parts.
 SHARES = (np.arange(LEVELS) + 0.5) / LEVELS
-# The map goes on beyond its last knot as the power it is over this many knots.
-TAIL_KNOTS = 60
+# The brightest voxels are vessels' and noise's, as many as a participant happens to have: a map
+# that matched them would squeeze or stretch them. It ends this many quantiles earlier, at 99 %,
+# and goes on as the power it is over so many knots: from white matter's darker half.
+TAIL, TAIL_KNOTS = 2, 90
 STEEPEST_TAIL = 4.0
 
 
@@ -73,10 +75,12 @@ def map_between(quantiles_in, quantiles_out):
     Returns
     -------
     IntensityMap
-        Knots of equal input are merged into one of mean output.
+        Without the last ``TAIL`` quantiles. Knots of equal input are merged into one of mean
+        output.
     """
-    knots, place = np.unique(np.asarray(quantiles_in, dtype=np.float64), return_inverse=True)
-    out = np.maximum.accumulate(np.maximum(np.asarray(quantiles_out, dtype=np.float64), 0))
+    own, out = (np.asarray(q, dtype=np.float64)[:-TAIL] for q in (quantiles_in, quantiles_out))
+    knots, place = np.unique(own, return_inverse=True)
+    out = np.maximum.accumulate(np.maximum(out, 0))
     mean = np.bincount(place, weights=out) / np.bincount(place)
     if len(knots) == 1:
         knots, mean = np.array([0.0, knots[0]]), np.array([0.0, mean[0]])

@@ -29,7 +29,7 @@ from bh_bids.mapping.field import (
     orders,
     regional_shift,
 )
-from bh_bids.mapping.intensity import SHARES, brain_quantiles, map_between
+from bh_bids.mapping.intensity import SHARES, TAIL, brain_quantiles, map_between
 from bh_bids.mapping.ruler import contrast_profile
 
 SHAPE, SCALE = (36, 44, 36), 1000.0
@@ -224,7 +224,8 @@ def test_the_ruler_moves_the_quantiles_as_it_predicts(domain):
     change = model.calibration.ruler.predict(profile)
     assert np.abs(change).max() > 0.005
     found = np.quantile(result.volume[MASK] / SCALE, SHARES)
-    np.testing.assert_allclose(found, np.maximum.accumulate(pooled + change), atol=2e-3)
+    expected = np.maximum.accumulate(pooled + change)
+    np.testing.assert_allclose(found[:-TAIL], expected[:-TAIL], atol=2e-3)
 
 
 def test_a_field_is_taken_away(model):

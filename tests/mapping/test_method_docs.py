@@ -49,7 +49,8 @@ def test_sizes_named_in_the_text(section):
     fifth, ten = {0.2: "fifth"}[steady.SHARE], {10: "ten"}[steady.GROUPS]
     eight = {8: "eight"}[calibration.DISTURBED]
     for said in (
-        f"between {intensity.LEVELS} knots",
+        f"between {intensity.LEVELS - intensity.TAIL} knots",
+        f"the power that it is over the upper {intensity.TAIL_KNOTS}",
         f"sum of {len(field.orders())} products",
         f"order at most {field.ORDER} together",
         f"block $B$ of {field.BLOCK:.0f} mm",
