@@ -14,6 +14,7 @@ import numpy as np
 from ..anatomy.resampling import content_box
 from ..evaluation.harm import local_ncc_map, stripes
 from ..mapping.intensity import brain_quantiles, map_between
+from ..threads import results, workers
 
 SMOOTHING = 1.0
 """Voxels; standard deviation of the Gaussian that noise is kept out of the edges with."""
@@ -67,7 +68,7 @@ def structure_figures(source, harmonized, mask):
     back = map_between(brain_quantiles(after[inside]), brain_quantiles(before[inside]))
     after = np.where(inside, back(after), 0).astype(np.float32)
     steps = stripes(before, after, inside)
-    before, after = (_smoothed(v, inside, SMOOTHING) for v in (before, after))
+    before, after = _smoothed((before, after), inside, SMOOTHING)
     a, b = (np.stack(np.gradient(v)) for v in (before, after))
     core = binary_erosion(inside)
     if not core.any():
@@ -75,12 +76,18 @@ def structure_figures(source, harmonized, mask):
     found = local_ncc_map(before, after, inside, NEIGHBOURS)
     both = (a * b).sum(axis=0)
     lengths = (a * a).sum(axis=0), (b * b).sum(axis=0)
-    lost, invented = (_worst_share(both, square, core) for square in lengths)
+    questions = (
+        lambda: _worst_share(both, lengths[0], core),
+        lambda: _worst_share(both, lengths[1], core),
+        lambda: _low_correlation(found, core, lengths[0]),
+        lambda: _worst_difference(before, after, found),
+    )
+    lost, invented, correlation, difference = results(lambda ask: ask(), questions, workers())
     return {
         "EdgesLost": lost,
         "EdgesInvented": invented,
-        "LocalNCC": _low_correlation(found, core, lengths[0]),
-        "Difference": _worst_difference(before, after, found),
+        "LocalNCC": correlation,
+        "Difference": difference,
         "Stripes": float(steps) if np.isfinite(steps) else None,
     }
 
@@ -127,12 +134,14 @@ def structure_guards(figures):
     return guards
 
 
-def _smoothed(volume, inside, sigma):
-    """Gaussian mean over the brain's voxels, continued a little beyond its border."""
+def _smoothed(volumes, inside, sigma):
+    """Gaussian means over the brain's voxels, continued a little beyond its border."""
     from scipy.ndimage import gaussian_filter
 
-    weight = gaussian_filter(inside.astype(np.float32), sigma)
-    return gaussian_filter(volume, sigma) / np.maximum(weight, 1e-3)
+    weight, *sums = results(
+        lambda v: gaussian_filter(v, sigma), (inside.astype(np.float32), *volumes), workers()
+    )
+    return [total / np.maximum(weight, 1e-3) for total in sums]
 
 
 def _worst_share(both, square, core):

@@ -12,8 +12,8 @@ LEVELS = 256
 SHARES = (np.arange(LEVELS) + 0.5) / LEVELS
 # The brightest voxels are vessels' and noise's, as many as a participant happens to have: a map
 # that matched them would squeeze or stretch them. It ends this many quantiles earlier, at 99 %,
-# and goes on as the power it is over so many knots: from white matter's darker half.
-TAIL, TAIL_KNOTS = 2, 90
+# and goes on as a power: the median of those that it is over so many knots, and of a gain.
+TAIL, TAIL_KNOTS = 2, (30, 75)
 STEEPEST_TAIL = 4.0
 
 
@@ -47,15 +47,17 @@ class IntensityMap:
 
         Vessels are several times as bright as the brain's last quantile: a straight line would
         make too much of them after an exponential contrast, and too little after a logarithmic.
+        Powers that lie on both sides of a gain are chance, or tissues that were changed apart.
         """
-        back = max(-TAIL_KNOTS, -len(self.knots_in))
-        (low_in, high_in), (low_out, high_out) = (
-            (float(knots[back]), float(knots[-1])) for knots in (self.knots_in, self.knots_out)
-        )
-        if low_in <= 0 or low_out <= 0:
-            return high_out + (values - high_in) * (high_out - low_out) / (high_in - low_in)
-        power = np.log(high_out / low_out) / np.log(high_in / low_in)
-        return high_out * (values / high_in) ** min(power, STEEPEST_TAIL)
+        high_in, high_out = float(self.knots_in[-1]), float(self.knots_out[-1])
+        powers = [1.0]
+        for count in TAIL_KNOTS:
+            back = max(-count, -len(self.knots_in))
+            low_in, low_out = float(self.knots_in[back]), float(self.knots_out[back])
+            if low_in <= 0 or low_out <= 0:
+                return high_out + (values - high_in) * (high_out - low_out) / (high_in - low_in)
+            powers.append(np.log(high_out / low_out) / np.log(high_in / low_in))
+        return high_out * (values / high_in) ** min(float(np.median(powers)), STEEPEST_TAIL)
 
 
 def brain_quantiles(values):

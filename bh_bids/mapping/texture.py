@@ -13,6 +13,7 @@ well; rank, place and structure are told apart by an additive model.
 
 import numpy as np
 
+from ..threads import results, workers
 from .intensity import SHARES
 
 RANKS = 16
@@ -66,10 +67,11 @@ def texture_profile(matched, mask, quantiles):
         return np.zeros(COLUMNS), float(np.log(FLOOR))
     share = np.interp(matched[core], quantiles, SHARES)
     rank = np.clip((share * RANKS).astype(int), 0, RANKS - 1)
-    strata = [
-        _strata(_squared_gradient(gaussian_filter(matched, s, truncate=3.0))[core]) for s in SCALES
-    ]
-    finest = _strata(_squared_gradient(gaussian_filter(matched, FINEST, truncate=3.0))[core])
+
+    def structure(scale):
+        return _strata(_squared_gradient(gaussian_filter(matched, scale, truncate=3.0))[core])
+
+    finest, *strata = results(structure, (FINEST, *SCALES), workers())
     place = np.ravel_multi_index(
         [(i + part.start) // PLACE for i, part in zip(core, box, strict=True)],
         [n // PLACE + 1 for n in mask.shape],
@@ -78,8 +80,10 @@ def texture_profile(matched, mask, quantiles):
     variance = uniform_filter(matched**2, 3)[core] - mean**2
     spread = np.log(np.sqrt(np.maximum(variance, 0)) + SPREAD_FLOOR)
     profile = np.zeros(COLUMNS)
-    profile[TEXTURE] = _rank_effect(spread, rank, [place, *strata])
-    profile[FINE] = _rank_effect(spread, rank, [place, finest, *strata])
+    factors = ([place, *strata], [place, finest, *strata])
+    profile[TEXTURE], profile[FINE] = results(
+        lambda others: _rank_effect(spread, rank, others), factors, workers()
+    )
     length = np.sqrt(_squared_gradient(matched)[core])
     gradient = np.bincount(rank, length, minlength=RANKS)
     gradient = gradient / np.maximum(np.bincount(rank, minlength=RANKS), 1)

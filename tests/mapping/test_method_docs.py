@@ -50,7 +50,7 @@ def test_sizes_named_in_the_text(section):
     eight = {8: "eight"}[calibration.DISTURBED]
     for said in (
         f"between {intensity.LEVELS - intensity.TAIL} knots",
-        f"the power that it is over the upper {intensity.TAIL_KNOTS}",
+        "power that it is over the upper {} and over the upper {}".format(*intensity.TAIL_KNOTS),
         f"sum of {len(field.orders())} products",
         f"order at most {field.ORDER} together",
         f"block $B$ of {field.BLOCK:.0f} mm",

@@ -1,8 +1,8 @@
-"""Work that is done in parts, one thread of torch to each part.
+"""Work that is done in parts, one thread to each part.
 
 Slices are small: two threads that share a convolution between them wait for each other most of the
-time, two that each take slices of their own do not. A part's result does not depend on the number
-of threads; they are given back in the parts' order.
+time, two that each take slices of their own do not; and a filter of scipy knows but one thread. A
+part's result does not depend on the number of threads; they are given back in the parts' order.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-def workers(device):
-    """How many parts are worth doing at once: torch's threads on a CPU, one elsewhere."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
+def workers(device=None):
+    """How many parts are worth doing at once: torch's threads on a CPU (None), one elsewhere."""
+    return torch.get_num_threads() if device is None or device.type == "cpu" else 1
 
 
 def results(function, parts, count):

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from bh_bids.harmonization.threads import results, workers
+from bh_bids.threads import results, workers
 
 
 @pytest.fixture
