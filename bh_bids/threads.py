@@ -9,10 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+# Filters of whole volumes that are done at once: more would take more memory than time.
+FILTERS = 4
 
-def workers(device=None):
-    """How many parts are worth doing at once: torch's threads on a CPU (None), one elsewhere."""
-    return torch.get_num_threads() if device is None or device.type == "cpu" else 1
+
+def workers(device):
+    """How many parts are worth doing at once: torch's threads on a CPU, one elsewhere."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def filters():
+    """How many filters of whole volumes are worth doing at once."""
+    return min(torch.get_num_threads(), FILTERS)
 
 
 def results(function, parts, count):

@@ -5,7 +5,7 @@ from functools import reduce
 import numpy as np
 
 from ..errors import InputError
-from ..threads import results, workers
+from ..threads import filters, results
 from .similarity import _masked
 from .tissue import tissue_modes
 
@@ -154,7 +154,7 @@ def local_ncc_map(truth, image, mask, window=9):
         return uniform_filter(reduce(np.multiply, volumes), window, mode="constant")
 
     sums = ((inside.astype(np.float64),), (a,), (b,), (a, a), (b, b), (a, b))
-    share, mean_a, mean_b, square_a, square_b, both = results(mean, sums, workers())
+    share, mean_a, mean_b, square_a, square_b, both = results(mean, sums, filters())
     counted = inside & (share >= 0.5)
     weight = np.where(counted, share, 1)
     mean_a, mean_b = mean_a / weight, mean_b / weight

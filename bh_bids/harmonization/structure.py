@@ -14,7 +14,7 @@ import numpy as np
 from ..anatomy.resampling import content_box
 from ..evaluation.harm import local_ncc_map, stripes
 from ..mapping.intensity import brain_quantiles, map_between
-from ..threads import results, workers
+from ..threads import filters, results
 
 SMOOTHING = 1.0
 """Voxels; standard deviation of the Gaussian that noise is kept out of the edges with."""
@@ -82,7 +82,7 @@ def structure_figures(source, harmonized, mask):
         lambda: _low_correlation(found, core, lengths[0]),
         lambda: _worst_difference(before, after, found),
     )
-    lost, invented, correlation, difference = results(lambda ask: ask(), questions, workers())
+    lost, invented, correlation, difference = results(lambda ask: ask(), questions, filters())
     return {
         "EdgesLost": lost,
         "EdgesInvented": invented,
@@ -139,7 +139,7 @@ def _smoothed(volumes, inside, sigma):
     from scipy.ndimage import gaussian_filter
 
     weight, *sums = results(
-        lambda v: gaussian_filter(v, sigma), (inside.astype(np.float32), *volumes), workers()
+        lambda v: gaussian_filter(v, sigma), (inside.astype(np.float32), *volumes), filters()
     )
     return [total / np.maximum(weight, 1e-3) for total in sums]
 

@@ -13,7 +13,7 @@ well; rank, place and structure are told apart by an additive model.
 
 import numpy as np
 
-from ..threads import results, workers
+from ..threads import filters, results
 from .intensity import SHARES
 
 RANKS = 16
@@ -71,7 +71,7 @@ def texture_profile(matched, mask, quantiles):
     def structure(scale):
         return _strata(_squared_gradient(gaussian_filter(matched, scale, truncate=3.0))[core])
 
-    finest, *strata = results(structure, (FINEST, *SCALES), workers())
+    finest, *strata = results(structure, (FINEST, *SCALES), filters())
     place = np.ravel_multi_index(
         [(i + part.start) // PLACE for i, part in zip(core, box, strict=True)],
         [n // PLACE + 1 for n in mask.shape],
@@ -82,7 +82,7 @@ def texture_profile(matched, mask, quantiles):
     profile = np.zeros(COLUMNS)
     factors = ([place, *strata], [place, finest, *strata])
     profile[TEXTURE], profile[FINE] = results(
-        lambda others: _rank_effect(spread, rank, others), factors, workers()
+        lambda others: _rank_effect(spread, rank, others), factors, filters()
     )
     length = np.sqrt(_squared_gradient(matched)[core])
     gradient = np.bincount(rank, length, minlength=RANKS)
