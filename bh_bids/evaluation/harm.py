@@ -1,11 +1,8 @@
 """What harmonization may do to a brain, good or bad, told by a truth that shares its anatomy."""
 
-from functools import reduce
-
 import numpy as np
 
 from ..errors import InputError
-from ..threads import filters, results
 from .similarity import _masked
 from .tissue import tissue_modes
 
@@ -150,20 +147,19 @@ def local_ncc_map(truth, image, mask, window=9):
     a, b = (np.asarray(v, dtype=np.float64)[box] for v in (truth, image))
     a, b = (np.where(inside, v - v[inside].mean(), 0) for v in (a, b))
 
-    def mean(volumes):
-        return uniform_filter(reduce(np.multiply, volumes), window, mode="constant")
+    def mean(v):
+        return uniform_filter(v, window, mode="constant")
 
-    sums = ((inside.astype(np.float64),), (a,), (b,), (a, a), (b, b), (a, b))
-    share, mean_a, mean_b, square_a, square_b, both = results(mean, sums, filters())
+    share = mean(inside.astype(np.float64))
     counted = inside & (share >= 0.5)
     weight = np.where(counted, share, 1)
-    mean_a, mean_b = mean_a / weight, mean_b / weight
+    mean_a, mean_b = mean(a) / weight, mean(b) / weight
     var_a, var_b, both = (
-        total / weight - mu * mv
-        for total, mu, mv in (
-            (square_a, mean_a, mean_a),
-            (square_b, mean_b, mean_b),
-            (both, mean_a, mean_b),
+        mean(u * v) / weight - mu * mv
+        for u, v, mu, mv in (
+            (a, a, mean_a, mean_a),
+            (b, b, mean_b, mean_b),
+            (a, b, mean_a, mean_b),
         )
     )
     tiny_a, tiny_b = (1e-10 * max(float((v**2).max()), 1e-30) for v in (a, b))

@@ -14,7 +14,6 @@ import numpy as np
 from ..anatomy.resampling import content_box
 from ..evaluation.harm import local_ncc_map, stripes
 from ..mapping.intensity import brain_quantiles, map_between
-from ..threads import filters, results
 
 SMOOTHING = 1.0
 """Voxels; standard deviation of the Gaussian that noise is kept out of the edges with."""
@@ -68,7 +67,7 @@ def structure_figures(source, harmonized, mask):
     back = map_between(brain_quantiles(after[inside]), brain_quantiles(before[inside]))
     after = np.where(inside, back(after), 0).astype(np.float32)
     steps = stripes(before, after, inside)
-    before, after = _smoothed((before, after), inside, SMOOTHING)
+    before, after = (_smoothed(v, inside, SMOOTHING) for v in (before, after))
     a, b = (np.stack(np.gradient(v)) for v in (before, after))
     core = binary_erosion(inside)
     if not core.any():
@@ -76,18 +75,12 @@ def structure_figures(source, harmonized, mask):
     found = local_ncc_map(before, after, inside, NEIGHBOURS)
     both = (a * b).sum(axis=0)
     lengths = (a * a).sum(axis=0), (b * b).sum(axis=0)
-    questions = (
-        lambda: _worst_share(both, lengths[0], core),
-        lambda: _worst_share(both, lengths[1], core),
-        lambda: _low_correlation(found, core, lengths[0]),
-        lambda: _worst_difference(before, after, found),
-    )
-    lost, invented, correlation, difference = results(lambda ask: ask(), questions, filters())
+    lost, invented = (_worst_share(both, square, core) for square in lengths)
     return {
         "EdgesLost": lost,
         "EdgesInvented": invented,
-        "LocalNCC": correlation,
-        "Difference": difference,
+        "LocalNCC": _low_correlation(found, core, lengths[0]),
+        "Difference": _worst_difference(before, after, found),
         "Stripes": float(steps) if np.isfinite(steps) else None,
     }
 
@@ -134,14 +127,12 @@ def structure_guards(figures):
     return guards
 
 
-def _smoothed(volumes, inside, sigma):
-    """Gaussian means over the brain's voxels, continued a little beyond its border."""
+def _smoothed(volume, inside, sigma):
+    """Gaussian mean over the brain's voxels, continued a little beyond its border."""
     from scipy.ndimage import gaussian_filter
 
-    weight, *sums = results(
-        lambda v: gaussian_filter(v, sigma), (inside.astype(np.float32), *volumes), filters()
-    )
-    return [total / np.maximum(weight, 1e-3) for total in sums]
+    weight = gaussian_filter(inside.astype(np.float32), sigma)
+    return gaussian_filter(volume, sigma) / np.maximum(weight, 1e-3)
 
 
 def _worst_share(both, square, core):

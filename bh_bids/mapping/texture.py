@@ -13,7 +13,6 @@ well; rank, place and structure are told apart by an additive model.
 
 import numpy as np
 
-from ..threads import filters, results
 from .intensity import SHARES
 
 RANKS = 16
@@ -67,11 +66,10 @@ def texture_profile(matched, mask, quantiles):
         return np.zeros(COLUMNS), float(np.log(FLOOR))
     share = np.interp(matched[core], quantiles, SHARES)
     rank = np.clip((share * RANKS).astype(int), 0, RANKS - 1)
-
-    def structure(scale):
-        return _strata(_squared_gradient(gaussian_filter(matched, scale, truncate=3.0))[core])
-
-    finest, *strata = results(structure, (FINEST, *SCALES), filters())
+    strata = [
+        _strata(_squared_gradient(gaussian_filter(matched, s, truncate=3.0))[core]) for s in SCALES
+    ]
+    finest = _strata(_squared_gradient(gaussian_filter(matched, FINEST, truncate=3.0))[core])
     place = np.ravel_multi_index(
         [(i + part.start) // PLACE for i, part in zip(core, box, strict=True)],
         [n // PLACE + 1 for n in mask.shape],
@@ -80,10 +78,8 @@ def texture_profile(matched, mask, quantiles):
     variance = uniform_filter(matched**2, 3)[core] - mean**2
     spread = np.log(np.sqrt(np.maximum(variance, 0)) + SPREAD_FLOOR)
     profile = np.zeros(COLUMNS)
-    factors = ([place, *strata], [place, finest, *strata])
-    profile[TEXTURE], profile[FINE] = results(
-        lambda others: _rank_effect(spread, rank, others), factors, filters()
-    )
+    profile[TEXTURE] = _rank_effect(spread, rank, [place, *strata])
+    profile[FINE] = _rank_effect(spread, rank, [place, finest, *strata])
     length = np.sqrt(_squared_gradient(matched)[core])
     gradient = np.bincount(rank, length, minlength=RANKS)
     gradient = gradient / np.maximum(np.bincount(rank, minlength=RANKS), 1)

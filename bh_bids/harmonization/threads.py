@@ -1,26 +1,18 @@
-"""Work that is done in parts, one thread to each part.
+"""Work that is done in parts, one thread of torch to each part.
 
 Slices are small: two threads that share a convolution between them wait for each other most of the
-time, two that each take slices of their own do not; and a filter of scipy knows but one thread. A
-part's result does not depend on the number of threads; they are given back in the parts' order.
+time, two that each take slices of their own do not. A part's result does not depend on the number
+of threads; they are given back in the parts' order.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-# Filters of whole volumes that are done at once: more would take more memory than time.
-FILTERS = 4
-
 
 def workers(device):
     """How many parts are worth doing at once: torch's threads on a CPU, one elsewhere."""
     return torch.get_num_threads() if device.type == "cpu" else 1
-
-
-def filters():
-    """How many filters of whole volumes are worth doing at once."""
-    return min(torch.get_num_threads(), FILTERS)
 
 
 def results(function, parts, count):
