@@ -325,13 +325,18 @@ def _inside():
     return lattice, lattice(MASK)
 
 
+def source_and_quantiles():
+    """A scan of another contrast, its 99th percentile 1, and its brain's quantiles."""
+    source = make_scan(34) ** 0.7
+    source /= np.quantile(source[MASK], 0.99)
+    return source, brain_quantiles(source[MASK])
+
+
 @pytest.mark.parametrize(
     ("unlikeness", "weight"), [(1.79, 0), (1.81, 0.02), (2.05, 0.5), (2.29, 0.98), (2.31, 1)]
 )
 def test_the_contrasts_gate_opens_with_unlikeness(domain, unlikeness, weight):
-    source, calibration = make_scan(34) ** 0.7, domain.calibration
-    source /= np.quantile(source[MASK], 0.99)
-    own = brain_quantiles(source[MASK])
+    (source, own), calibration = source_and_quantiles(), domain.calibration
     factor = calibration.unlikeness(own) / unlikeness
     model = make_model(
         domain, mode_sd=factor * calibration.mode_sd, rest_sd=factor * calibration.rest_sd
@@ -349,9 +354,7 @@ def test_the_contrasts_gate_opens_with_unlikeness(domain, unlikeness, weight):
     ("unlikeness", "weight"), [(1.59, 0), (1.61, 0.025), (1.8, 0.5), (1.99, 0.975), (2.01, 1)]
 )
 def test_with_the_ruler_the_gate_opens_with_what_it_leaves(domain, unlikeness, weight):
-    source, calibration = make_scan(34) ** 0.7, domain.calibration
-    source /= np.quantile(source[MASK], 0.99)
-    own = brain_quantiles(source[MASK])
+    (source, own), calibration = source_and_quantiles(), domain.calibration
     change = 0.03 * np.sin(np.linspace(0, np.pi, own.size))
     factor = calibration.unlikeness_told(own, calibration.quantiles + change) / unlikeness
     model = make_model(
