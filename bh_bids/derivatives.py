@@ -507,15 +507,17 @@ def intensity_map(mapping, knots=33):
     Returns
     -------
     dict
-        ``Input`` and ``Output`` in target units; ``FieldCoefficients``, None without a field.
+        ``Input``, ``Output`` and ``Ceiling`` (None for no limit) in target units;
+        ``FieldCoefficients``, None without a field.
     """
     last = len(mapping["Input"]) - 1
     steps = min(knots - 1, last)
     chosen = [round(k * last / steps) for k in range(steps + 1)]
-    field = mapping["Field"]
+    field, ceiling = mapping["Field"], mapping["Ceiling"]
     return {
         "Input": [round(mapping["Input"][k], 5) for k in chosen],
         "Output": [round(mapping["Output"][k], 5) for k in chosen],
+        "Ceiling": None if ceiling is None else round(ceiling, 5),
         "FieldCoefficients": None if field is None else [round(c, 6) for c in field],
     }
 

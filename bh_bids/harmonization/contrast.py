@@ -62,6 +62,8 @@ class Contrast:
         Gain of the first.
     expected : numpy.ndarray, shape (LEVELS,), or None
         Quantiles that the target would have given, where the contrast is mapped in full.
+    weight : float
+        Share of the way to the expected quantiles that is gone, 0 to 1.
     decision : dict
         For the sidecar.
     """
@@ -70,6 +72,7 @@ class Contrast:
     target: np.ndarray
     scale: float
     expected: np.ndarray | None
+    weight: float
     decision: dict
 
 
@@ -149,7 +152,7 @@ def decide(calibration, seen, *, mapped):
         "UsualUnlikeness": round(like, 3),
     }
     target = weight * expected + (1 - weight) * own / scale
-    return Contrast(own, target, scale, expected if weight == 1 else None, decision)
+    return Contrast(own, target, scale, expected if weight == 1 else None, weight, decision)
 
 
 def ramp(value, low, high):

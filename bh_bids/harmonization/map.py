@@ -135,7 +135,7 @@ def _restore_histogram(runs, contrast):
         return
     own = np.mean([brain_quantiles(run.volume[run.telling]) for run in runs], axis=0)
     for run in runs:
-        run.finish(map_between(own, contrast.expected))
+        run.finish(map_between(own, contrast.expected, run.brightest))
 
 
 class _Run:
@@ -165,6 +165,8 @@ class _Run:
             len(model.calibration.null_spread),
         )
         self.quantiles = np.maximum.accumulate(model.calibration.quantiles + self.shift)
+        # No target brain was seen to be brighter anywhere.
+        self.brightest = (model.intensity.get("Quantiles") or [None])[-1]
         self.decisions = {"Coverage": round(self.coverage, 3)}
         self.flow = parameters.flow
         if self.flow == "model" and not {"mask", "noise"} <= set(model.config.conditions):
@@ -224,7 +226,9 @@ class _Run:
         """Map this brain's intensities, its gain made that of the map."""
         self.decisions["Contrast"] = {**contrast.decision, "Ruler": seen.ruler}
         own = contrast.own * (seen.scale / contrast.scale)
-        self.intensity_map = map_between(own, contrast.target)
+        # A brain that keeps its contrast keeps its brightest voxels too.
+        limit = self.brightest / contrast.weight if self.brightest and contrast.weight else None
+        self.intensity_map = map_between(own, contrast.target, limit)
         mapped = np.where(self.problem.mask, self.intensity_map(self.volume), 0)
         self.volume = mapped.astype(np.float32)
         self.verdict("contrast", self.volume)

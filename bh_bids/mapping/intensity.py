@@ -25,10 +25,13 @@ class IntensityMap:
     ----------
     knots_in, knots_out : numpy.ndarray of float64, shape (k,)
         Growing and non-decreasing, target units.
+    ceiling : float or None
+        Beyond the knots nothing is made brighter than this, target units; None for no such limit.
     """
 
     knots_in: np.ndarray
     knots_out: np.ndarray
+    ceiling: float | None = None
 
     def __call__(self, values):
         """Map values (any shape, target units); float32."""
@@ -40,6 +43,9 @@ class IntensityMap:
         beyond = values > self.knots_in[-1]
         if beyond.any():
             mapped[beyond] = self._tail(values[beyond].astype(np.float64))
+            if self.ceiling is not None:
+                limit = max(self.ceiling, float(self.knots_out[-1]))
+                mapped[beyond] = np.minimum(mapped[beyond], limit)
         return mapped.astype(np.float32)
 
     def _tail(self, values):
@@ -65,7 +71,7 @@ def brain_quantiles(values):
     return np.quantile(np.asarray(values, dtype=np.float64), SHARES)
 
 
-def map_between(quantiles_in, quantiles_out):
+def map_between(quantiles_in, quantiles_out, ceiling=None):
     """The monotone map that brings one brain's quantiles to another's.
 
     Parameters
@@ -73,6 +79,8 @@ def map_between(quantiles_in, quantiles_out):
     quantiles_in, quantiles_out : numpy.ndarray, shape (LEVELS,)
         At ``SHARES``; the second is taken as non-negative and non-decreasing, which what a ruler
         predicts need not be.
+    ceiling : float, optional
+        Of the map.
 
     Returns
     -------
@@ -86,7 +94,7 @@ def map_between(quantiles_in, quantiles_out):
     mean = np.bincount(place, weights=out) / np.bincount(place)
     if len(knots) == 1:
         knots, mean = np.array([0.0, knots[0]]), np.array([0.0, mean[0]])
-    return IntensityMap(knots, mean)
+    return IntensityMap(knots, mean, ceiling)
 
 
 def identity_map():

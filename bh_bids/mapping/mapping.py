@@ -42,6 +42,7 @@ class Mapping:
         return {
             "Input": self.intensity_map.knots_in.tolist(),
             "Output": self.intensity_map.knots_out.tolist(),
+            "Ceiling": self.intensity_map.ceiling,
             "Field": None if self.coefficients is None else list(map(float, self.coefficients)),
             "Shape": list(self.shape),
         }
@@ -49,9 +50,9 @@ class Mapping:
     @classmethod
     def from_dict(cls, values):
         """A mapping from :meth:`to_dict`'s output."""
-        field = values["Field"]
+        field, knots = values["Field"], (np.asarray(values[name]) for name in ("Input", "Output"))
         return cls(
-            IntensityMap(np.asarray(values["Input"]), np.asarray(values["Output"])),
+            IntensityMap(*knots, values["Ceiling"]),
             None if field is None else np.asarray(field),
             tuple(values["Shape"]),
         )

@@ -172,7 +172,7 @@ def test_every_field_of_the_harmonization_block_is_documented():
     )  # fmt: skip
     result |= {"lesion": {"Voxels": 1}, "shared": ["sub-01_T1w.nii.gz"]}
     result["decisions"] = {"Bias": {}}
-    result["mapping"] = {"Input": [0, 1], "Output": [0, 1], "Field": None, "Shape": []}
+    result["mapping"] = {"Input": [0, 1], "Output": [0, 1], "Ceiling": 4.0, "Field": None, "Shape": []}
     settings = Settings(Path("bids"), Path("out"))
     scan = Scan(Path("bids/sub-01/anat/sub-01_T1w.nii.gz"), "01", None, "bids:raw:x")
     extraction = {"Method": "none", "Volume_ml": 1.0, "Warnings": []}

@@ -199,8 +199,8 @@ RESULT = {
     "iterations": 2, "guards": ["Said."], "source_scale": 3.0, "target_scale": 7.0,
     "decisions": {"Bias": {"Applied": True, "Spread": 0.09}},
     "shared": [],
-    "mapping": {"Input": [0.0, 0.5, 1.0], "Output": [0.1, 0.4, 1.2], "Field": [0.1, 1e-9],
-                "Shape": [4, 4, 4]},
+    "mapping": {"Input": [0.0, 0.5, 1.0], "Output": [0.1, 0.4, 1.2], "Ceiling": 4.0,
+                "Field": [0.1, 1e-9], "Shape": [4, 4, 4]},
 }  # fmt: skip
 
 
@@ -210,7 +210,8 @@ def test_the_sidecar_tells_what_was_decided(settings, model, scan):
     block = json.loads(json.dumps(harmonization_block(settings, model, RESULT, extraction, scan)))
     assert block["Decisions"] == RESULT["decisions"]
     assert block["IntensityMap"] == {
-        "Input": [0, 0.5, 1], "Output": [0.1, 0.4, 1.2], "FieldCoefficients": [0.1, 0.0],
+        "Input": [0, 0.5, 1], "Output": [0.1, 0.4, 1.2], "Ceiling": 4.0,
+        "FieldCoefficients": [0.1, 0.0],
     }  # fmt: skip
     assert block["CalibrationSHA256"] == "ef" * 32
     assert block["Guards"] == ["Small.", "Said."]
@@ -228,11 +229,13 @@ def test_a_method_without_decisions_has_none_in_its_sidecar(settings, model, sca
 @pytest.mark.parametrize("knots", [2, 20, 33, 34, 256])
 def test_a_map_is_told_by_few_points_of_its_own(knots):
     values = [k / knots for k in range(knots)]
-    told = intensity_map({"Input": values, "Output": values, "Field": None, "Shape": []})
+    told = intensity_map(
+        {"Input": values, "Output": values, "Ceiling": None, "Field": None, "Shape": []}
+    )
     assert len(told["Input"]) == min(knots, 33)
     assert (told["Input"][0], told["Input"][-1]) == (values[0], round(values[-1], 5))
     assert told["Input"] == told["Output"] == sorted(set(told["Input"]))
-    assert told["FieldCoefficients"] is None
+    assert told["FieldCoefficients"] is None and told["Ceiling"] is None
 
 
 def test_names_are_those_of_the_derivatives_specification(scan, settings):

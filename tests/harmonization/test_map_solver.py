@@ -350,6 +350,24 @@ def test_the_contrasts_gate_opens_with_unlikeness(domain, unlikeness, weight):
     np.testing.assert_allclose(result.mapping(own), expected, atol=3e-3)
 
 
+@pytest.mark.parametrize(("unlikeness", "ceiling"), [(1.7, None), (2.05, 4.0), (2.4, 2.0)])
+def test_nothing_is_made_brighter_than_any_target_brain(domain, unlikeness, ceiling):
+    """Of a scan that keeps its contrast the vessels keep their brightness, of others in part."""
+    source, _ = source_and_quantiles()
+    vessels = source > np.quantile(source[MASK], 0.999)
+    source[vessels] = 9.0
+    own, calibration = brain_quantiles(source[MASK]), domain.calibration
+    factor = calibration.unlikeness(own) / unlikeness
+    model = make_model(
+        domain, mode_sd=factor * calibration.mode_sd, rest_sd=factor * calibration.rest_sd
+    )
+    model.intensity = {**model.intensity, "Quantiles": [0.0, 1.0, 2.0]}
+    result = solve(source, model, bias=False, noise=False, ruler=False)
+    found = result.mapping.intensity_map.ceiling
+    assert found == (None if ceiling is None else pytest.approx(ceiling, abs=0.1))
+    np.testing.assert_allclose(result.volume[vessels] / SCALE, found or 9.0, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("unlikeness", "weight"), [(1.59, 0), (1.61, 0.025), (1.8, 0.5), (1.99, 0.975), (2.01, 1)]
 )

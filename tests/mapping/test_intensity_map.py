@@ -95,6 +95,16 @@ def test_tissues_that_were_changed_apart_bend_no_vessels():
     np.testing.assert_allclose(found(np.array([1.2, 1.5])), [1.2, 1.5], rtol=0.01)
 
 
+@given(quantiles, quantiles, st.floats(0.5, 6.0))
+@settings(max_examples=40, deadline=None)
+def test_beyond_the_knots_a_map_ends_at_its_ceiling(own, target, ceiling):
+    """But nothing within them is touched, were the ceiling lower."""
+    free, bounded = map_between(own, target), map_between(own, target, ceiling)
+    values = np.linspace(0, 5 * own[-1], 400, dtype=np.float32)
+    limit = np.where(values > free.knots_in[-1], max(ceiling, free.knots_out[-1]), np.inf)
+    np.testing.assert_allclose(bounded(values), np.minimum(free(values), limit), rtol=1e-6)
+
+
 def test_straight_lines_go_on_straight():
     found = IntensityMap(np.array([0.0, 1.0]), np.array([0.2, 0.7]))
     np.testing.assert_allclose(found(np.array([2.0, 4.0])), [1.2, 2.2], rtol=1e-6)
@@ -182,7 +192,9 @@ def test_no_line_where_there_is_none():
 
 def test_a_mapping_survives_json_and_its_field_divides(domain):
     rng = np.random.default_rng(0)
-    curve = IntensityMap(np.linspace(0.1, 1, 20), np.linspace(0.1, 1, 20) ** 0.7)
+    knots = np.linspace(0.1, 0.8, 20)
+    curve = IntensityMap(knots, knots**0.7, 0.9)
+    assert curve(domain.mean).max() == pytest.approx(0.9)
     for coefficients in (None, 0.1 * rng.normal(size=19)):
         mapping = Mapping(curve, coefficients, domain.mean.shape)
         back = Mapping.from_dict(mapping.to_dict())
