@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from .dataset import Scan, check_dataset, find_scans, read_json
-from .derivatives import is_done, provenance_key, write_description
+from .derivatives import is_done, write_description
 from .errors import InputError, ModelError
 from .locks import lock_participants
 from .outcome import EX_FAILED, EX_OK, write_reports
+from .provenance import provenance_key
 from .rawlike import derivatives_settings, write_raw_like
 from .settings import for_participant
 

@@ -118,7 +118,7 @@ def harmonize_node(interface, settings, model, scans=1):
     """
     import nipype.pipeline.engine as pe
 
-    from bh_bids.derivatives import model_sha256
+    from bh_bids.provenance import model_sha256
 
     on_gpu = settings.device.startswith("cuda")
     node = pe.Node(

@@ -1,12 +1,7 @@
 """All that is written to the output folder by the workflows."""
 
-from bh_bids.derivatives import (
-    HARMONIZATION_FIGURES,
-    RESOLUTION,
-    VIEWER,
-    image_sidecar,
-    provenance,
-)
+from bh_bids.derivatives import HARMONIZATION_FIGURES, RESOLUTION, VIEWER
+from bh_bids.sidecars import image_sidecar, provenance
 
 
 def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
@@ -237,7 +232,7 @@ def _checked_sidecar(details, meta):
     import json
     from pathlib import Path
 
-    from bh_bids.derivatives import anatomical_checks
+    from bh_bids.sidecars import anatomical_checks
 
     return {**meta, **anatomical_checks(json.loads(Path(details).read_text()))}
 
@@ -247,7 +242,7 @@ def _harmonized_sidecar(result, details, scan, settings, model, space):
     import json
     from pathlib import Path
 
-    from bh_bids.derivatives import anatomical_checks, harmonization_block, image_sidecar
+    from bh_bids.sidecars import anatomical_checks, harmonization_block, image_sidecar
 
     where = f"in {space} space" if space else "on the scan's own grid"
     found = json.loads(Path(details).read_text())

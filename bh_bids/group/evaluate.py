@@ -7,10 +7,10 @@ from itertools import groupby
 
 import numpy as np
 
-from ..derivatives import software_versions
 from ..errors import BHError
 from ..evaluation.scan import Setting, score_image
 from ..evaluation.site_effect import scan_features
+from ..provenance import software_versions
 from .cases import open_case, read_result
 
 #: Changes whenever the same images would get other figures.

@@ -14,9 +14,9 @@ from threading import Lock, RLock
 import numpy as np
 
 from ..comparators import COMPARATORS, LazyScans, Scan, fit_cached
-from ..derivatives import model_sha256
 from ..errors import InputError
 from ..evaluation.scan import reference_from_quantiles, reference_from_scans
+from ..provenance import model_sha256
 from .cases import open_case
 from .study import DEFAULT_SPACE
 from .tissue_maps import find_map, read_map

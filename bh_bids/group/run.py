@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from ..derivatives import model_sha256, software_versions
 from ..errors import InputError, ModelError
+from ..provenance import model_sha256, software_versions
 from .cases import gap_cases, scan_cases
 from .evaluate import Evaluation
 from .fits import Fits, gap_harmonizer

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..derivatives import file_sha256
 from ..errors import InputError
+from ..provenance import file_sha256
 from ..reports.svg import write_text
 
 

@@ -13,9 +13,9 @@ from bh_bids.cli import model as model_cli
 from bh_bids.cli import parser as app
 from bh_bids.cli import simulate as simulate_cli
 from bh_bids.dataset import Scan
-from bh_bids.derivatives import harmonization_block
 from bh_bids.evaluation.participant import METRICS, TRACE
 from bh_bids.settings import METHODS, Settings
+from bh_bids.sidecars import harmonization_block
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -172,7 +172,13 @@ def test_every_field_of_the_harmonization_block_is_documented():
     )  # fmt: skip
     result |= {"lesion": {"Voxels": 1}, "shared": ["sub-01_T1w.nii.gz"]}
     result["decisions"] = {"Bias": {}}
-    result["mapping"] = {"Input": [0, 1], "Output": [0, 1], "Ceiling": 4.0, "Field": None, "Shape": []}
+    result["mapping"] = {
+        "Input": [0, 1],
+        "Output": [0, 1],
+        "Ceiling": 4.0,
+        "Field": None,
+        "Shape": [],
+    }
     settings = Settings(Path("bids"), Path("out"))
     scan = Scan(Path("bids/sub-01/anat/sub-01_T1w.nii.gz"), "01", None, "bids:raw:x")
     extraction = {"Method": "none", "Volume_ml": 1.0, "Warnings": []}

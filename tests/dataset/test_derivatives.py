@@ -8,17 +8,10 @@ from pathlib import Path
 import pytest
 
 from bh_bids.dataset import Scan
-from bh_bids.derivatives import (
-    expected_outputs,
-    file_sha256,
-    find_mask,
-    harmonization_block,
-    intensity_map,
-    is_done,
-    provenance_key,
-    write_description,
-)
+from bh_bids.derivatives import expected_outputs, find_mask, is_done, write_description
+from bh_bids.provenance import file_sha256, provenance_key
 from bh_bids.settings import Settings
+from bh_bids.sidecars import harmonization_block, intensity_map
 
 SPACE = "MNI152NLin2009aSym"
 

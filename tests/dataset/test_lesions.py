@@ -10,9 +10,10 @@ from bh_bids.workflows.base import init_scan_wf
 
 from bh_bids.anatomy.images import load_mask
 from bh_bids.dataset import Scan
-from bh_bids.derivatives import find_lesion, inputs_sha256, provenance_key
+from bh_bids.derivatives import find_lesion
 from bh_bids.errors import InputError
 from bh_bids.interfaces.anatomical import CorrectBias, ResampleToModel
+from bh_bids.provenance import inputs_sha256, provenance_key
 from bh_bids.settings import Settings
 
 

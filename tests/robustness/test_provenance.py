@@ -13,8 +13,8 @@ import pytest
 
 from bh_bids.cli.parser import parse
 from bh_bids.dataset import Scan
-from bh_bids.derivatives import command_line
 from bh_bids.settings import Settings
+from bh_bids.sidecars import command_line
 
 SPACE = "MNI152NLin2009aSym"
 # What changes how a run goes, not what comes out; or is told of another way.

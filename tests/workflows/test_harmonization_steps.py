@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from bh_bids.dataset import Scan
-from bh_bids.derivatives import harmonization_block
 from bh_bids.evaluation.participant import METRICS, TRACE
 from bh_bids.interfaces.harmonization import Harmonize, HarmonizeTogether, Summarize
 from bh_bids.interfaces.reportlets import PlotHarmonization
 from bh_bids.reports.decisions import decision_rows
 from bh_bids.settings import METHODS, Settings
+from bh_bids.sidecars import harmonization_block
 
 
 @pytest.fixture(scope="module", params=METHODS)
