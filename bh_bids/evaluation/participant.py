@@ -113,7 +113,6 @@ def summarize(
     found : dict, optional
         ``contrast``, ``structure``, ``clipping`` and ``lesion`` of
         :class:`bh_bids.harmonization.HarmonizationResult`.
-
     brain_volume_ml : float, optional
         Of the brain mask, on the scan's own grid.
 
@@ -131,9 +130,9 @@ def summarize(
         "after": tissue_modes(harmonized, mask),
         "target": target_modes,
     }
-    for when, found in modes.items():
+    for when, peaks in modes.items():
         for tissue in ("CSF", "GM", "WM"):
-            row[f"{tissue.lower()}_mode_{when}"] = found.get(tissue)
+            row[f"{tissue.lower()}_mode_{when}"] = peaks.get(tissue)
     for column, stage, figure in _MEASURED:
         row[column] = (decisions or {}).get(stage, {}).get(figure)
     row["brain_volume_ml"] = brain_volume_ml

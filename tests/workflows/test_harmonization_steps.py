@@ -91,6 +91,23 @@ def test_what_was_measured_is_in_the_table(steps):
     assert float(row["noise_sigma"]) == found["Noise"]["Sigma"]
 
 
+def test_what_became_of_the_structure_is_in_the_table(steps):
+    """As it is in the result that the sidecar is made from."""
+    row, found = steps.metrics[0], steps.result
+    assert float(row["ncc_target"]) == pytest.approx(found["contrast"], rel=1e-5)
+    columns = {
+        "edges_lost": "EdgesLost", "edges_invented": "EdgesInvented", "local_ncc": "LocalNCC",
+        "fine_difference": "Difference", "slice_steps": "Stripes",
+    }  # fmt: skip
+    told = [column for column, figure in columns.items() if found["structure"][figure] is not None]
+    assert len(told) >= 3
+    for column in told:
+        assert float(row[column]) == pytest.approx(found["structure"][columns[column]], rel=1e-5)
+    cut = found["clipping"]["SourceNegative"] + found["clipping"]["ResultZero"]
+    assert int(row["clipped_voxels"]) == cut
+    assert row["lesion_contrast_before"] == row["lesion_contrast_after"] == "n/a"
+
+
 def test_the_sidecar_and_the_report_tell_what_was_decided(steps):
     settings = Settings(Path("in"), Path("out"), method=steps.method)
     extraction = {"Method": "atlas", "Warnings": []}
