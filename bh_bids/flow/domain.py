@@ -1,4 +1,7 @@
-"""What a model remembers of its target domain besides the flow: scale, quantiles, modes, mean."""
+"""What a model remembers of its target domain besides the flow.
+
+Scale, quantiles, modes and mean of its intensities, and the constants of the method "map".
+"""
 
 import numpy as np
 

@@ -111,7 +111,7 @@ def harmonize(
     progress : callable, optional
         Called as ``progress(iteration, iterations, record)`` after each iteration.
     lesion : array_like of bool, shape (x, y, z), optional
-        Lesions: they are harmonized, but nothing is estimated from them.
+        Lesions: they are harmonized, but nothing but the noise level is estimated from them.
     **parameters
         Of the method: :class:`bh_bids.harmonization.map.MapParameters` or
         :class:`bh_bids.harmonization.paper.PaperParameters`.

@@ -5,6 +5,7 @@ import numpy as np
 from ..errors import InputError
 from ..evaluation.harm import lesion_contrasts
 from ..evaluation.similarity import ncc
+from .starts import COMMON_BRAIN
 
 # Correlation of the source with the target's mean volume inside the brain, after registration.
 # Measured on a mean of few participants: real T1w scans 0.58 to 0.73 (0.42 unscaled; a bias field
@@ -14,7 +15,6 @@ REFUSED_BELOW = -0.2
 DOUBTFUL_BELOW = 0.45
 # The share of non-finite voxels inside the mask that is mended, not refused.
 MENDABLE = 0.05
-COMMON_BRAIN = 0.05
 # A lesion's contrast to its surroundings may be multiplied by this: a map of intensities that
 # undoes a scanner's contrast changes it, too.
 LESION_KEPT = (0.5, 2.0)

@@ -8,8 +8,8 @@ import torch
 from ..flow.engine import FlowEngine
 from ..flow.network import TargetFlow
 
-# No harmonized brain exceeds this (target units, where 1 is white matter's upper end): beyond it
-# an inverse pass has diverged, as a spline's may in single precision.
+# Beyond this (target units, where 1 is white matter's upper end) and far beyond what was given an
+# inverse pass has diverged, as a spline's may in single precision.
 DIVERGED = 4.0
 
 

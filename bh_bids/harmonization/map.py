@@ -4,8 +4,8 @@ Several scans of one head by one scanner may share the intensity map: each keeps
 and noise, and what is told of the contrast is told of all of them at once.
 
 Each stage first asks whether there is anything to do, and leaves alone what already looks like the
-target's; what it decided, and on what figure, is in the solution's ``decisions``. The thresholds
-come from what the same stage finds on the target's own training scans
+target's; what it decided, and on what figure, is in the solution's ``decisions``. Field and
+contrast are measured by what the same stage finds on the target's own training scans
 (:mod:`bh_bids.mapping.calibration`). Field and map hold on any grid; denoising is of the image.
 """
 
@@ -63,7 +63,8 @@ class MapParameters:
         Estimate the noise, and take it away where it is beyond the target's.
     flow : {"model", "gaussian", "identity"}
         What judges and removes noise: the model's flow; a Gaussian of the target's mean power
-        spectrum (for flows without the condition "noise", and as an ablation); or nothing.
+        spectrum (for flows without the conditions "noise" and "mask", and as an ablation); or
+        nothing.
     batch_slices : int
         Slices that go through the flow at once: bounds the memory.
 
@@ -172,8 +173,8 @@ class _Run:
         if self.flow == "model" and not {"mask", "noise"} <= set(model.config.conditions):
             self.flow = "gaussian"
             self.guards.append(
-                "The model's flow knows of no noise levels: a Gaussian took its place in judging "
-                "the noise."
+                "The model's flow is not told mask and noise level: a Gaussian took its place in "
+                "judging the noise."
             )
         chosen = np.unique(np.linspace(0, len(self.box.occupied) - 1, VERDICT_SLICES).round())
         self._engine = FlowEngine.from_flow(model.flow)

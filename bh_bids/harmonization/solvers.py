@@ -20,7 +20,7 @@ class Problem:
     mask : numpy.ndarray of bool, shape (x, y, z)
         Brain mask.
     left_out : numpy.ndarray of bool, shape (x, y, z), or None
-        Voxels that are harmonized, but from which nothing is estimated: lesions.
+        Lesions: voxels that are harmonized, but nothing but the noise level is told from them.
     model : TargetModel
         Its flow already lies on ``device``.
     device : torch.device

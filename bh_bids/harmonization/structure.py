@@ -139,7 +139,7 @@ def _worst_share(both, square, core):
     """Largest share, in any cube, of strong edges that the other brain has less than a part of."""
     from scipy.ndimage import uniform_filter
 
-    if not core.any() or not square[core].max() > 0:
+    if not square[core].max() > 0:
         return None
     strong = core & (square > np.quantile(square[core], STRONG))
     missing = strong & (both < PART * square)

@@ -45,10 +45,10 @@ class Calibration:
         The same as modes, mode_sd and rest_sd, of what the ruler leaves of the deviations of
         training scans, as they are, that it was not fitted to; at most TOLD_COMPONENTS.
     ruler_gain : numpy.ndarray, shape ()
-        Share of the quantiles' variance that the ruler explains in such scans.
+        Share of the deviations' variance that the ruler explains in scans that it was not fitted
+        to, disturbed versions included.
     ruler_error : numpy.ndarray, shape ()
-        Root mean square of what it leaves of such scans', disturbed versions included, in target
-        units.
+        Root mean square of what it leaves of them, target units.
     steady : numpy.ndarray, shape (3, n)
         Places where participants agree (:meth:`bh_bids.mapping.steady.Agreement.places`).
     sharpness : numpy.ndarray, shape (2,)

@@ -97,11 +97,6 @@ def map_between(quantiles_in, quantiles_out, ceiling=None):
     return IntensityMap(knots, mean, ceiling)
 
 
-def identity_map():
-    """The map that changes nothing."""
-    return IntensityMap(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-
-
 def linear_map(source, harmonized):
     """The straight line, least squares, from source to harmonized values; through (0, b).
 

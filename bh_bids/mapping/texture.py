@@ -2,10 +2,9 @@
 
 A histogram match gives every brain the target's average histogram, so that a participant with
 large ventricles, or bright grey matter, is changed. But the histogram is not all one sees: where
-a map of intensities has stretched them, it has stretched noise and fine texture too, and bent the
-ramps that partial volume makes of sharp borders. After the match, how the texture at each
-brightness rank differs from that of the target's own scans says how far the match has stretched
-there.
+a map of intensities has stretched them, it has stretched noise and fine texture too. After the
+match, how the texture at each brightness rank differs from that of the target's own scans says how
+far the match has stretched there.
 
 Texture depends on the place (receivers, cortex or deep nuclei) and on the structures around as
 well; rank, place and structure are told apart by an additive model.

@@ -203,7 +203,8 @@ def _map_text(blocks):
             f"{_changed(used, 'Bias')}."
         )
     if used := _with_stage(blocks, "Contrast"):
-        ruled = any(_of(b, "Decisions", "Contrast", "Ruler", "Weight") for b in used)
+        rulers = [_of(b, "Decisions", "Contrast", "Ruler") or {} for b in used]
+        ruled = any(r.get("Weight") and r.get("Share", 1) for r in rulers)
         deviation = (
             ", with a deviation predicted, by a ridge regression on target scans, from the brain's "
             "texture and its brightness where participants agree, both after a histogram match"
@@ -221,14 +222,16 @@ def _map_text(blocks):
     for judge, (level, removal) in _DENOISERS.items():
         judged = _with_stage(blocks, "Noise")
         if used := [b for b in judged if _of(b, "Decisions", "Noise", "Judge") == judge]:
+            usual = _words(_percent(_of(b, "Decisions", "Noise", "UsualSigma")) for b in used)
+            from_on = f" (from {usual} of the brain's 99th percentile on)" if usual else ""
             stages.append(
-                f"The noise level was {level}; where it exceeded the target's, {removal}; "
+                f"The noise level was {level}; where it was high{from_on}, {removal}; "
                 f"{_changed(used, 'Noise')}."
             )
     intro = (
         "Harmonization used the method *map* of bh-bids, which, like *BlindHarmony* "
-        "[@blindharmony], needs no image of the source domain. Each of its stages was compared "
-        "with what it finds on the target's own scans, and left alone what was like them."
+        "[@blindharmony], needs no image of the source domain. Each of its stages left alone "
+        "what was like the target's own scans."
     )
     return " ".join([intro, *stages])
 

@@ -8,8 +8,8 @@ from ..mapping.field import WHOLE
 OWN_CONTRAST = "Own contrast"
 _ANSWERS = {"done": "Changed", "left": "Left alone", "off": "Off"}
 _LOOK = (
-    "the brain was given the average target histogram. Look closely where its anatomy is far from "
-    "average, such as large ventricles."
+    "the brain was given the histogram of all target scans together. Look closely where its "
+    "anatomy is far from average, such as large ventricles."
 )
 _REASONS = {
     "switched off": "Switched off by its parameter.",
@@ -140,7 +140,7 @@ def _noise(found):
     of = f"{sigma or 'unknown size'} of the brain's 99th percentile"
     if not found.get("Applied"):
         against = f" ({usual} and more is removed)" if usual else ""
-        return f"Noise was left as it was: about {of}, no more than target scans have{against}."
+        return f"Noise was left as it was: about {of}{against}."
     against = f" (from {usual} on)" if usual else ""
     if found.get("Judge") == "gaussian":
         return (

@@ -5,7 +5,7 @@ import pytest
 
 from bh_bids.anatomy.fit import to_model_grid, to_native_grid
 from bh_bids.mapping.field import orders
-from bh_bids.mapping.intensity import IntensityMap, identity_map
+from bh_bids.mapping.intensity import IntensityMap
 from bh_bids.mapping.mapping import Mapping
 
 SCAN = np.array([[1.5, 0, 0, -40], [0, 1.5, 0, -45], [0, 0, 1.5, -40], [0, 0, 0, 1]])
@@ -49,7 +49,8 @@ def test_brain_lies_where_the_matrix_puts_it(scan, fitted):
     np.testing.assert_allclose(after, (matrix @ [*before, 1])[:3], atol=0.2)
 
 
-NO_MAPPING = Mapping(identity_map(), None, GRID_SHAPE)
+UNCHANGED = IntensityMap(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+NO_MAPPING = Mapping(UNCHANGED, None, GRID_SHAPE)
 
 
 def carry(scan, fitted, harmonized, mapping=NO_MAPPING):
@@ -85,7 +86,7 @@ def test_a_field_is_carried_with_the_detail_of_the_scan(scan, fitted):
     matrix, source, inside = fitted
     volume, mask = scan
     coefficients = 0.1 * np.random.default_rng(1).normal(size=len(orders()))
-    mapping = Mapping(identity_map(), coefficients, GRID_SHAPE)
+    mapping = Mapping(UNCHANGED, coefficients, GRID_SHAPE)
     field = mapping.log_field()
     harmonized = np.where(inside, source * np.exp(-field), 0).astype(np.float32)
     result = carry(scan, fitted, harmonized, mapping)

@@ -12,7 +12,7 @@ from bh_bids.anatomy.images import read_ras, save_on_grid_of
 from bh_bids.anatomy.registration import image_matrix
 from bh_bids.interfaces import anatomical as anat
 from bh_bids.interfaces.longitudinal import FromWithinTemplate, WithinTemplate
-from bh_bids.mapping.intensity import identity_map
+from bh_bids.mapping.intensity import IntensityMap
 from bh_bids.mapping.mapping import Mapping
 
 MARK = np.array([-44.0, -20.0, 18.0, 1.0])
@@ -94,7 +94,8 @@ def carry(path, t1w, mask, to_space, folder):
     )  # fmt: skip
     preproc, grid = read_ras(moved.out_file)
     native, affine = read_ras(corrected)
-    identity = Mapping(identity_map(), None, SHAPE)
+    unchanged = IntensityMap(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    identity = Mapping(unchanged, None, SHAPE)
     back = to_native_grid(native, read_ras(mask)[0] > 0, affine, image_matrix(to_space), preproc,
                           preproc, grid, identity)  # fmt: skip
     result = nib.load(save_on_grid_of(back, path, folder / "native.nii.gz"))

@@ -14,7 +14,6 @@ from bh_bids.mapping.intensity import (
     TAIL_KNOTS,
     IntensityMap,
     brain_quantiles,
-    identity_map,
     linear_map,
     map_between,
 )
@@ -168,11 +167,6 @@ def test_a_prediction_that_falls_or_is_negative_is_mended():
     predicted[100:110] = predicted[90]
     mapped = map_between(own, predicted)(np.linspace(0, 1.2, 500))
     assert (mapped >= 0).all() and (np.diff(mapped) >= 0).all()
-
-
-def test_identity():
-    values = np.linspace(-0.0, 3.0, 40, dtype=np.float32)
-    np.testing.assert_allclose(identity_map()(values), values, rtol=1e-6)
 
 
 @given(st.integers(0, 2**31), st.floats(0.1, 3.0), st.floats(-1.0, 1.0))
