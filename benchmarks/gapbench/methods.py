@@ -131,6 +131,7 @@ METHODS = {
     "paper-histogram": _solver("paper", start="histogram", slices_apart=True),
     "map": _solver("map"),
     "map-nobias": _solver("map", bias=False),
+    "map-noresolution": _solver("map", resolution=False),
     "map-nocontrast": _solver("map", contrast=False),
     "map-noruler": _solver("map", ruler=False),
     "map-nonoise": _solver("map", noise=False),

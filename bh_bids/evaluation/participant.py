@@ -30,6 +30,8 @@ METRICS = {
     "gm_mode_target": "Mode of grey matter in the target domain, target units",
     "wm_mode_target": "Mode of white matter in the target domain, target units",
     "bias_field_sd": "Standard deviation of the log bias field found in the brain; method map",
+    "blur": "Variance of the blur found, voxels squared; negative where the scan shows more detail "
+    "than the target's; method map",
     "contrast_unlikeness": "Distance of the brain's quantiles from those of target scans, about 1 "
     "for a target scan; method map",
     "noise_sigma": "Standard deviation of the noise found, target units; method map",
@@ -57,9 +59,9 @@ _VERDICT = {
 TRACE = {
     "map": {
         "iteration": "0 is the source",
-        "stage": "What was done last: source (nothing), field (bias field removed), contrast "
-        "(intensities mapped), noise (denoised); stages that changed nothing are left out, but for "
-        "contrast",
+        "stage": "What was done last: source (nothing), field (bias field removed), "
+        "resolution (sharpened), contrast (intensities mapped), noise (denoised); stages that "
+        "changed nothing are left out, but for contrast",
         **_VERDICT,
     },
     "paper": {
@@ -74,6 +76,7 @@ TRACE = {
 # What a method measured of a scan before it decided: (column, stage, figure).
 _MEASURED = (
     ("bias_field_sd", "Bias", "Spread"),
+    ("blur", "Resolution", "Blur"),
     ("contrast_unlikeness", "Contrast", "Unlikeness"),
     ("noise_sigma", "Noise", "Sigma"),
 )

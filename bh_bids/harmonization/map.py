@@ -28,6 +28,7 @@ from ..mapping.field import (
 )
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
+from ..mapping.resolution import blur_between, detail_spectrum, sharpened
 from ..mapping.ruler import contrast_profile
 from .contrast import Seen, decide, ramp, told_deviation
 from .denoise import CANDIDATES, FlowDenoiser
@@ -42,6 +43,8 @@ FIELD_RAMP = 0.010
 MISSING = 0.12
 # Noise of this level and more is taken away.
 NOISY = 0.012
+# A blur is undone from so many times what 95 % of target scans stay below, in full from so many.
+BLURRED = (2.0, 3.0)
 # Slices of which the flow's verdict on each stage is taken.
 VERDICT_SLICES = 8
 
@@ -54,6 +57,8 @@ class MapParameters:
     ----------
     bias : bool
         Estimate a bias field, and take it away where it is beyond the target's own.
+    resolution : bool
+        Sharpen a scan whose detail is blurred beyond the target's.
     contrast : bool
         Map intensities where their distribution is unlike the target's.
     ruler : bool
@@ -75,6 +80,7 @@ class MapParameters:
     """
 
     bias: bool = True
+    resolution: bool = True
     contrast: bool = True
     ruler: bool = True
     noise: bool = True
@@ -82,7 +88,7 @@ class MapParameters:
     batch_slices: int = 8
 
     def __post_init__(self):
-        for name in ("bias", "contrast", "ruler", "noise"):
+        for name in ("bias", "resolution", "contrast", "ruler", "noise"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"The parameter {name} must be true or false.")
         if self.flow not in FLOWS:
@@ -215,10 +221,10 @@ class _Run:
 
     def look(self):
         """What this brain's intensities are, how noisy, and what the ruler says of them."""
-        own = brain_quantiles(self.volume[self.telling])
-        matched_map = map_between(own, self.quantiles)
-        matched = np.where(self.problem.mask, matched_map(self.volume), 0)
+        own, matched = self._matched()
         self._judge_noise(matched)
+        if self._sharpen(matched):
+            own, matched = self._matched()
         change, ruler = self._own_contrast(matched)
         scale = float(np.quantile(self.volume[self.telling], 0.99))
         return Seen(own, scale, self.quantiles, self.shift, change, ruler)
@@ -233,6 +239,41 @@ class _Run:
         mapped = np.where(self.problem.mask, self.intensity_map(self.volume), 0)
         self.volume = mapped.astype(np.float32)
         self.verdict("contrast", self.volume)
+
+    def _matched(self):
+        """This brain's quantiles, and the brain with those that are usual."""
+        own = brain_quantiles(self.volume[self.telling])
+        matched = map_between(own, self.quantiles)(self.volume)
+        return own, np.where(self.problem.mask, matched, 0)
+
+    def _sharpen(self, matched):
+        """Undo a blur, as far as the detail of the matched brain shows one; whether it was."""
+        if not self.parameters.resolution:
+            self.decisions["Resolution"] = {"Applied": False, "Reason": "switched off"}
+            return False
+        if self.sigma is not None and self.sigma >= NOISY:
+            # Noise hides a blur, and would be sharpened with the rest.
+            self.decisions["Resolution"] = {"Applied": False, "Reason": "too noisy"}
+            return False
+        calibration, mask = self.calibration, self.problem.mask
+        spectrum = detail_spectrum(matched, self.telling)
+        if spectrum is None:
+            self.decisions["Resolution"] = {"Applied": False, "Reason": "too small"}
+            return False
+        blur = float(blur_between(spectrum, calibration.detail))
+        usual = float(np.quantile(np.abs(calibration.null_blur), 0.95))
+        weight = ramp(blur, *(usual * factor for factor in BLURRED))
+        self.decisions["Resolution"] = {
+            "Applied": weight > 0,
+            "Weight": round(weight, 4),
+            "Blur": round(blur, 4),
+            "UsualBlur": round(usual, 4),
+        }
+        if weight == 0:
+            return False
+        self.volume = sharpened(self.volume, mask, weight * blur)
+        self.verdict("resolution", self.volume)
+        return True
 
     def _judge_noise(self, matched):
         """Estimate the noise in a brain whose histogram was matched."""

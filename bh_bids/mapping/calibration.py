@@ -8,6 +8,7 @@ from ..errors import InputError, ModelError
 from .disturb import disturbed, other_anatomy
 from .field import Lattice, field_spread, local_histograms, regional_shift, standard_field
 from .intensity import SHARES, brain_quantiles, map_between
+from .resolution import RINGS, blur_between, detail_spectrum
 from .ruler import COLUMNS, ContrastRuler, contrast_profile, leave_one_out
 from .spectrum import power_spectrum
 from .steady import Agreement, samples
@@ -18,6 +19,8 @@ COMPONENTS, TOLD_COMPONENTS = 3, 1
 MIN_SCANS = 4
 # Each scan's texture is also seen disturbed, so many times; of many scans fewer times each.
 DISTURBED, MOST_DISTURBED = 8, 200
+# Blur of scans too small to tell one: nothing is blurred beyond it.
+NEVER = 1e6
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Calibration:
         Mean and standard deviation over the training scans and their disturbed versions.
     spectrum : numpy.ndarray, shape (BANDS,)
         Mean power spectrum of the scans less the target's mean volume.
+    detail : numpy.ndarray, shape (RINGS,)
+        Mean of the scans' :func:`bh_bids.mapping.resolution.detail_spectrum`, each brought to the
+        usual quantiles.
+    null_blur : numpy.ndarray, shape (scans,)
+        Blur of each training scan against the others, voxels squared.
     """
 
     quantiles: np.ndarray
@@ -78,6 +86,8 @@ class Calibration:
     steady: np.ndarray
     sharpness: np.ndarray
     spectrum: np.ndarray
+    detail: np.ndarray
+    null_blur: np.ndarray
 
     @property
     def ruler(self):
@@ -123,7 +133,7 @@ class Calibration:
         """
         if set(arrays) != {field.name for field in fields(cls)}:
             return None
-        if np.shape(arrays["ruler_centre"]) != (COLUMNS,):
+        if np.shape(arrays["ruler_centre"]) != (COLUMNS,) or np.shape(arrays["detail"]) != (RINGS,):
             return None
         for name, array in arrays.items():
             if not np.isfinite(array).all():
@@ -138,7 +148,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     ----------
     volumes : callable
         ``volumes()`` iterates over the training scans (x, y, z), float32, target units, 0 outside
-        the brain. It is called six times, so that the scans need not be in memory together.
+        the brain. It is called seven times, so that the scans need not be in memory together.
     mean : numpy.ndarray, shape (x, y, z)
         Mean of the scans.
     voxel_size : tuple of float
@@ -170,6 +180,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     lattice = Lattice(mean.shape, voxel_size)
     histograms = local_histograms(volumes(), lattice)
     null, spread = _null_fields(volumes(), lattice, histograms, pooled)
+    detail, blur = _null_blur(volumes(), quantiles, pooled)
     report("Learning what goes with the participants' own contrast.")
     agreement = Agreement(samples(volume, volume > 0, lattice) for volume in volumes())
     usual = _Usual(pooled, lattice, histograms, len(quantiles))
@@ -199,6 +210,8 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
         steady=agreement.places(),
         sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
         spectrum=power_spectrum(volumes(), mean),
+        detail=detail,
+        null_blur=blur,
     )
 
 
@@ -228,6 +241,19 @@ def _null_fields(volumes, lattice, histograms, pooled):
         field_spread(f - null, lattice, brain) for f, brain in zip(found, inside, strict=True)
     ]
     return null, np.array(spreads)
+
+
+def _null_blur(volumes, quantiles, pooled):
+    spectra = [
+        detail_spectrum(map_between(own, pooled)(volume), volume > 0)
+        for volume, own in zip(volumes, quantiles, strict=True)
+    ]
+    scans = len(spectra)
+    if any(spectrum is None for spectrum in spectra):
+        return np.zeros(RINGS), np.full(scans, NEVER)
+    mean = np.mean(spectra, axis=0)
+    # A blur is linear in the spectrum: against the others' mean it is this much larger.
+    return mean, blur_between(np.stack(spectra), mean) * scans / (scans - 1)
 
 
 class _Usual:

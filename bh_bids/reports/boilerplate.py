@@ -202,6 +202,12 @@ def _map_text(blocks):
             f"exceeded that of 95 % of target scans{f' ({usual})' if usual else ''}; "
             f"{_changed(used, 'Bias')}."
         )
+    if used := _with_stage(blocks, "Resolution"):
+        stages.append(
+            "Where the power of the brain's detail fell off faster with spatial frequency than in "
+            "target scans, the Gaussian blur that explains it was undone, with a gain of 2 at "
+            f"most; {_changed(used, 'Resolution')}."
+        )
     if used := _with_stage(blocks, "Contrast"):
         rulers = [_of(b, "Decisions", "Contrast", "Ruler") or {} for b in used]
         ruled = any(r.get("Weight") and r.get("Share", 1) for r in rulers)

@@ -14,6 +14,8 @@ _LOOK = (
 _REASONS = {
     "switched off": "Switched off by its parameter.",
     "no flow": "Left out: no flow judged the noise.",
+    "too small": "Left out: there is too little brain to tell.",
+    "too noisy": "Left out: noise hides a blur, and would be sharpened too.",
 }
 
 
@@ -84,6 +86,24 @@ def _bias(found):
     return f"A bias field of {spread or 'unknown size'} was removed{against}."
 
 
+def _resolution(found):
+    blur, usual = _deviation(found.get("Blur")), _deviation(found.get("UsualBlur"))
+    against = f" (target scans differ by up to {usual})" if usual else ""
+    if not found.get("Applied"):
+        return f"Nothing was sharpened: the scan's detail is like the target's{against}."
+    part = _part(found)
+    return (
+        f"The scan was sharpened: its detail is blurred by {blur or 'an unknown size'}{against}"
+        f"{f', of whose variance {part} was undone' if part else ''}."
+    )
+
+
+def _deviation(variance):
+    """Standard deviation of a blur as text."""
+    number = _number(variance)
+    return f"{number**0.5:.2f} voxels" if number is not None and number >= 0 else ""
+
+
 def _contrast(found):
     unlikeness, usual = _decimal(found.get("Unlikeness")), _decimal(found.get("UsualUnlikeness"))
     figures = [f"distance {unlikeness}" if unlikeness else "", "about 1 for a target scan"]
@@ -152,6 +172,7 @@ def _noise(found):
 
 _STAGES = (
     ("Bias", "Bias field", "bias", _bias),
+    ("Resolution", "Resolution", "resolution", _resolution),
     ("Contrast", "Contrast", "contrast", _contrast),
     ("Noise", "Noise", "noise", _noise),
 )

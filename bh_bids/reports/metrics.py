@@ -31,7 +31,9 @@ _PAIRED_METRICS = {
 }
 _TABLED = {"participant_id", "session_id", "filename", "model", "method", "guards"}
 #: What the table of decisions says in words.
-DECIDED = {"converged", "iterations", "bias_field_sd", "contrast_unlikeness", "noise_sigma"}
+DECIDED = {
+    "converged", "iterations", "bias_field_sd", "blur", "contrast_unlikeness", "noise_sigma"
+}  # fmt: skip
 
 
 def tissue_rows(metrics):

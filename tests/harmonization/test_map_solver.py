@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import fourier_gaussian, gaussian_filter
 
 from bh_bids.errors import InputError, ModelError
 from bh_bids.evaluation.similarity import psnr
@@ -116,6 +116,9 @@ def set_noise(monkeypatch):
     return setter
 
 
+STAGES = ("Bias", "Resolution", "Contrast", "Noise")
+
+
 # What is like the target's stays as it is.
 
 
@@ -125,9 +128,7 @@ def test_target_scans_are_left_as_they_are(domain, model):
     assert len(like) == 9
     for k in like[:4]:
         result = solve(321.0 * domain.scans[k], model, flow="gaussian")
-        assert [result.decisions[s]["Applied"] for s in ("Bias", "Contrast", "Noise")] == [
-            False
-        ] * 3
+        assert not any(result.decisions[stage]["Applied"] for stage in STAGES)
         assert result.mapping.coefficients is None
         np.testing.assert_allclose(result.volume, SCALE * domain.scans[k], atol=1e-5 * SCALE)
     scan = make_scan(21)
@@ -165,7 +166,7 @@ def test_stages_and_decisions_are_told(model, set_noise):
     assert result.iterations == 3 and result.converged
     assert any("slices" in record for _, _, record in told)
     again = json.loads(json.dumps(result.decisions))
-    assert set(again) == {"Bias", "Contrast", "Coverage", "Noise"}
+    assert set(again) == {"Bias", "Contrast", "Coverage", "Noise", "Resolution"}
     assert again["Noise"] == {
         "Applied": True,
         "Sigma": 0.02,
@@ -241,6 +242,66 @@ def test_a_change_of_contrast_is_undone(model, exponent):
     truth = make_scan(29)
     result = solve(truth**exponent, model, bias=False, noise=False)
     assert psnr(truth, result.volume / SCALE, MASK) > psnr(truth, truth**exponent, MASK) + 6
+
+
+def with_grain(seed, blur=0.0):
+    """A scan with fine detail, blurred by a Gaussian of so many voxels."""
+    grain = gaussian_filter(np.random.default_rng(300 + seed).normal(size=SHAPE), 0.6)
+    volume = make_scan(seed) + np.where(MASK, 0.03 * grain / grain.std(), 0)
+    inside = fourier_gaussian(np.fft.fftn(MASK.astype(float)), blur)
+    volume = fourier_gaussian(np.fft.fftn(volume), blur)
+    # The empty background does not leak in.
+    mean = np.fft.ifftn(volume).real / np.maximum(np.fft.ifftn(inside).real, 1e-3)
+    return np.where(MASK, np.maximum(mean, 0), 0).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fine_domain():
+    scans = [with_grain(seed) for seed in range(6)]
+    mean = np.mean(scans, axis=0)
+    calibration = calibrate(lambda: iter(scans), mean, (4.0, 4.0, 4.0))
+    return SimpleNamespace(scans=scans, mean=mean, calibration=calibration)
+
+
+def test_a_blur_is_undone_before_the_contrast_is_judged(fine_domain, set_noise):
+    set_noise(0.004)
+    model = make_model(fine_domain)
+    sharp, soft = with_grain(24), with_grain(24, blur=0.7)
+    result, left = solve(soft, model), solve(soft, model, resolution=False)
+    decision = result.decisions["Resolution"]
+    assert decision["Applied"] and decision["Weight"] == 1
+    # How exactly it is told is in tests/mapping/test_resolution.py; here the match bends it.
+    assert 0.2 < decision["Blur"] < 0.6
+    assert left.decisions["Resolution"] == {"Applied": False, "Reason": "switched off"}
+    stages = [record["stage"] for record in result.trace]
+    assert stages.index("resolution") < stages.index("contrast")
+    truth = sharp / np.quantile(sharp[MASK], 0.99)
+    mended, kept = (psnr(truth, r.volume / SCALE, MASK) for r in (result, left))
+    assert mended > kept + 1
+    # That a scan is sharper now, its mapping does not say: the image does.
+    mapped = np.where(MASK, result.mapping(result.scaled_source, result.mapping.log_field()), 0)
+    assert np.abs(result.volume / SCALE - mapped).max() > 0.01
+    assert not solve(sharp, model).decisions["Resolution"]["Applied"]
+
+
+@pytest.mark.parametrize(
+    ("factor", "weight"), [(1.98, 0), (2.02, 0.02), (2.5, 0.5), (2.98, 0.98), (3.02, 1)]
+)
+def test_the_resolutions_gate_opens_with_the_blur(fine_domain, set_noise, factor, weight):
+    set_noise(0.004)
+    soft = with_grain(24, blur=0.7)
+    blur = solve(soft, make_model(fine_domain), bias=False).decisions["Resolution"]["Blur"]
+    model = make_model(fine_domain, null_blur=np.array([-1.0, 1.0]) * blur / factor)
+    decision = solve(soft, model, bias=False).decisions["Resolution"]
+    assert decision["Weight"] == pytest.approx(weight, abs=5e-3)
+    assert decision["Applied"] == (weight > 0)
+    assert decision["UsualBlur"] == pytest.approx(blur / factor, abs=1e-3)
+
+
+def test_of_a_noisy_scan_nothing_is_sharpened(fine_domain, set_noise):
+    set_noise(0.02)
+    decision = solve(with_grain(24, blur=0.7), make_model(fine_domain)).decisions["Resolution"]
+    assert decision == {"Applied": False, "Reason": "too noisy"}
 
 
 def test_noise_is_taken_away_by_the_gaussian(model):
@@ -476,8 +537,9 @@ def test_a_told_deviation_counts_where_it_is_beyond_the_rulers_error(domain):
 
 def test_switches_switch_off(model):
     source = noisy(make_scan(37) ** 0.6 * np.exp(a_field()), 0.034)
-    result = solve(source, model, bias=False, contrast=False, noise=False)
-    assert result.decisions["Bias"] == {"Applied": False, "Reason": "switched off"}
+    result = solve(source, model, bias=False, resolution=False, contrast=False, noise=False)
+    for stage in ("Bias", "Resolution"):
+        assert result.decisions[stage] == {"Applied": False, "Reason": "switched off"}
     assert not result.decisions["Contrast"]["Applied"]
     assert result.decisions["Noise"] == {"Applied": False, "Reason": "switched off"}
     np.testing.assert_allclose(result.volume / SCALE, result.scaled_source, atol=1e-5)

@@ -11,6 +11,7 @@ from bh_bids.reports.decisions import decision_rows
 
 BIAS = {"Applied": True, "Weight": 1.0, "Spread": 0.0934, "UsualSpread": 0.019}
 RULER = {"Weight": 1.0, "Distance": 1.24, "Sharpness": -0.31}
+RESOLUTION = {"Applied": True, "Weight": 1.0, "Blur": 0.36, "UsualBlur": 0.04}
 CONTRAST = {
     "Applied": True, "Weight": 1.0, "Unlikeness": 5.31, "UsualUnlikeness": 1.8, "Ruler": RULER,
 }  # fmt: skip
@@ -18,7 +19,7 @@ NOISE = {"Applied": True, "Sigma": 0.02, "UsualSigma": 0.012, "Judge": "model"}
 
 
 def block(**changes):
-    stages = {"Bias": BIAS, "Contrast": CONTRAST, "Noise": NOISE}
+    stages = {"Bias": BIAS, "Resolution": RESOLUTION, "Contrast": CONTRAST, "Noise": NOISE}
     for name, change in changes.items():
         stages[name] = {**stages[name], **change}
     return {"Method": "map", "Parameters": {"bias": True}, "Decisions": stages}
@@ -31,10 +32,15 @@ def told(stage, **change):
 
 def test_every_stage_is_told_with_the_sidecar_s_own_figures():
     rows = decision_rows(block())
-    assert [row["stage"] for row in rows] == ["Bias field", "Contrast", "Own contrast", "Noise"]
+    stages = ["Bias field", "Resolution", "Contrast", "Own contrast", "Noise"]
+    assert [row["stage"] for row in rows] == stages
     assert {row["state"] for row in rows} == {"done"}
-    bias, contrast, own, noise = (row["sentence"] for row in rows)
+    bias, resolution, contrast, own, noise = (row["sentence"] for row in rows)
     assert bias == "A bias field of 9.3 % was removed (target scans: up to 1.9 %)."
+    assert resolution == (
+        "The scan was sharpened: its detail is blurred by 0.60 voxels (target scans differ by up "
+        "to 0.20 voxels)."
+    )
     assert "mapped" in contrast
     assert "(distance 5.3, about 1 for a target scan, more than 1.8 is mapped)" in contrast
     assert "distance 1.2, sharpness −0.3 SD" in own and "was kept" in own
@@ -47,12 +53,14 @@ def test_every_stage_is_told_with_the_sidecar_s_own_figures():
 def test_what_was_left_alone_is_told_with_the_reason():
     rows = {
         "bias": told("Bias", Applied=False, Weight=0.0, Spread=0.012),
+        "resolution": told("Resolution", Applied=False, Weight=0.0, Blur=-0.02),
         "contrast": told("Contrast", Applied=False, Weight=0.0, Unlikeness=0.94),
         "noise": told("Noise", Applied=False, Sigma=0.009),
     }
     assert {row["state"] for row in rows.values()} == {"left"}
     assert {row["answer"] for row in rows.values()} == {"Left alone"}
     assert "1.2 % found" in rows["bias"]["sentence"] and "1.9 %" in rows["bias"]["sentence"]
+    assert "like the target's (target scans differ by up to 0.20" in rows["resolution"]["sentence"]
     assert "left as it was" in rows["contrast"]["sentence"]
     assert "0.9" in rows["contrast"]["sentence"] and "1.8" in rows["contrast"]["sentence"]
     assert "left as it was: about 0.9 %" in rows["noise"]["sentence"]
@@ -61,7 +69,7 @@ def test_what_was_left_alone_is_told_with_the_reason():
     assert "Own contrast" not in [row["stage"] for row in left]
 
 
-@pytest.mark.parametrize("stage", ["Bias", "Contrast"])
+@pytest.mark.parametrize("stage", ["Bias", "Resolution", "Contrast"])
 def test_half_a_change_is_told_as_half(stage):
     assert "42 %" in told(stage, Weight=0.42)["sentence"]
     assert "42 %" not in told(stage)["sentence"]
@@ -70,11 +78,11 @@ def test_half_a_change_is_told_as_half(stage):
 def test_stages_that_were_switched_off_say_so():
     given = block(Bias={"Applied": False, "Reason": "switched off"}, Noise={"Reason": "no flow"})
     # The parameter speaks where the decision does not.
-    given["Parameters"]["contrast"] = False
+    given["Parameters"] |= {"contrast": False, "resolution": False}
     rows = decision_rows(given)
-    assert [row["state"] for row in rows] == ["off"] * 3
+    assert [row["state"] for row in rows] == ["off"] * 4
     assert "Switched off" in rows[0]["sentence"] and "Switched off" in rows[1]["sentence"]
-    assert "no flow" in rows[2]["sentence"]
+    assert "Switched off" in rows[2]["sentence"] and "no flow" in rows[3]["sentence"]
 
 
 @pytest.mark.parametrize(("coverage", "told"), [(0.86, False), (0.66, True), (None, False)])
@@ -88,7 +96,7 @@ def test_a_part_of_a_brain_is_told_as_such(coverage, told):
 
 def test_without_the_ruler_an_average_anatomy_was_assumed():
     ruler = {"Weight": 0.0, "Reason": "switched off"}
-    row = decision_rows(block(Contrast={"Ruler": ruler}))[2]
+    row = decision_rows(block(Contrast={"Ruler": ruler}))[3]
     assert (row["stage"], row["answer"]) == ("Own contrast", "Off")
     assert "was not told" in row["sentence"] and "large ventricles" in row["sentence"]
     text = methods_text([{"Harmonization": block(Contrast={"Ruler": ruler})}])

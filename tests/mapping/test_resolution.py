@@ -1,0 +1,107 @@
+"""Blur told from the power of detail, and undone, against closed forms and scipy's own filters."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import fourier_gaussian, gaussian_filter
+
+from bh_bids.mapping.resolution import (
+    RINGS,
+    STRONGEST,
+    blur_between,
+    detail_spectrum,
+    sharpened,
+)
+
+SHAPE = (60, 72, 64)
+MASK = sum(a**2 for a in np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")) < 0.8
+
+
+def brain(seed=0, noise=0.004, blur=0.0):
+    """Tissues with sharp borders, and fine grain; blurred by a Gaussian of that many voxels."""
+    rng = np.random.default_rng(seed)
+    coarse = gaussian_filter(rng.normal(size=SHAPE), 4.0)
+    level = 0.4 + 0.3 * (coarse > 0) + 0.2 * (coarse > coarse.std())
+    fine = gaussian_filter(rng.normal(size=SHAPE), 0.8)
+    volume = gaussian_filter(level, 0.5) + 0.04 * fine / fine.std()
+    volume = volume + noise * rng.normal(size=SHAPE)
+    # By its transfer function: scipy's sampled kernel is another blur where it is narrow.
+    volume = np.fft.ifftn(fourier_gaussian(np.fft.fftn(volume), blur)).real
+    return np.where(MASK, volume, 0).astype(np.float32)
+
+
+@given(st.floats(0.0, 0.6), st.floats(-3, 3))
+@settings(max_examples=20, deadline=None)
+def test_the_slope_of_a_gaussian_is_its_variance(variance, level):
+    """P exp(-4 pi^2 v f^2), whatever the level."""
+    rng = np.random.default_rng(0)
+    usual, f = rng.normal(size=RINGS), (np.arange(RINGS) + 0.5) / 64
+    spectrum = usual - 4 * np.pi**2 * variance * f**2 + level
+    assert blur_between(spectrum, usual) == pytest.approx(variance, abs=1e-9)
+    pair = blur_between(np.stack([spectrum, usual]), usual)
+    np.testing.assert_allclose(pair, [variance, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.45, 0.6])
+@pytest.mark.parametrize("gain", [1.0, 40.0])
+def test_a_blur_is_told_whatever_the_gain(sigma, gain):
+    sharp = detail_spectrum(brain(), MASK)
+    found = blur_between(detail_spectrum(gain * brain(blur=sigma), MASK), sharp)
+    assert found == pytest.approx(sigma**2, rel=0.15, abs=0.01)
+
+
+def test_another_brain_is_no_blur_and_noise_is_none():
+    sharp = detail_spectrum(brain(0), MASK)
+    assert abs(blur_between(detail_spectrum(brain(1), MASK), sharp)) < 0.03
+    noisy = brain(0) + np.where(MASK, 0.03 * np.random.default_rng(5).normal(size=SHAPE), 0)
+    assert blur_between(detail_spectrum(noisy, MASK), sharp) < 0
+
+
+def test_the_mask_s_own_edge_is_no_detail():
+    """Of a brain without any, hardly anything is found, however bright its border."""
+    flat = detail_spectrum(np.where(MASK, 1.0, 0.0), MASK)
+    assert flat.max() < np.log(1e-6) < detail_spectrum(brain(), MASK)[8:20].min()
+
+
+@pytest.mark.parametrize("sigma", [0.4, 0.6])
+def test_sharpening_brings_a_blurred_brain_nearer(sigma):
+    sharp, soft = brain(noise=0.0), brain(noise=0.0, blur=sigma)
+    mended = sharpened(soft, MASK, sigma**2)
+    before, after = (np.square(v - sharp)[MASK].mean() for v in (soft, mended))
+    assert after < 0.35 * before
+    inner = gaussian_filter(MASK.astype(float), 2) > 0.9999
+    border = MASK & ~inner
+    assert np.square(mended - sharp)[border].mean() < np.square(soft - sharp)[border].mean()
+
+
+def test_a_wave_is_multiplied_by_the_blur_s_inverse_up_to_the_strongest():
+    """Away from the border: exp(2 pi^2 v f^2), at most ``STRONGEST``."""
+    x = np.arange(SHAPE[0])[:, None, None]
+    for f, variance in ((0.1, 0.5), (0.2, 0.5), (0.3, 0.5), (0.45, 0.5)):
+        wave = 0.1 * np.cos(2 * np.pi * f * x)
+        volume = np.where(MASK, 1 + wave + np.zeros(SHAPE), 0)
+        result = sharpened(volume, MASK, variance)[:, 36, 32]
+        inner = slice(20, 40)
+        basis = np.stack([np.cos(2 * np.pi * f * x[inner, 0, 0]), np.ones(20)], axis=1)
+        found = np.linalg.lstsq(basis, result[inner], rcond=None)[0][0] / 0.1
+        expected = min(np.exp(2 * np.pi**2 * variance * f**2), STRONGEST)
+        assert found == pytest.approx(expected, rel=0.06)
+
+
+def test_no_blur_changes_nothing_and_outside_stays_empty():
+    volume = brain()
+    np.testing.assert_allclose(sharpened(volume, MASK, 0.0), volume, atol=1e-5)
+    result = sharpened(volume, MASK, 0.4)
+    assert result.dtype == np.float32 and result.shape == SHAPE
+    assert (result[~MASK] == 0).all() and (result >= 0).all()
+
+
+@given(st.floats(0.2, 5.0))
+@settings(max_examples=5, deadline=None)
+def test_sharpening_knows_no_units(gain):
+    volume = brain()
+    np.testing.assert_allclose(
+        sharpened(gain * volume, MASK, 0.3), gain * sharpened(volume, MASK, 0.3), rtol=1e-4,
+        atol=1e-5 * gain,
+    )  # fmt: skip
