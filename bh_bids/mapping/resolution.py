@@ -2,8 +2,8 @@
 
 A Gaussian blur of variance v multiplies the power of a scan's detail by exp(-4 pi^2 v f^2) at the
 spatial frequency f. So of the logarithm of its power, less the target's, the slope against f^2
-tells v; noise and the contrast's gain change the level, anatomy and texture what is left. A blur
-is undone by its inverse, up to a small gain: what was lost is not made up.
+tells v: a gain changes the level alone, and noise flattens the slope. A blur is undone by its
+inverse, up to a small gain: what was lost is not made up.
 """
 
 import numpy as np
@@ -47,9 +47,9 @@ def detail_spectrum(volume, mask):
     if box is None:
         return None
     inside = mask[box]
-    mean, weight = _local_mean(volume[box], inside, SMOOTH)
+    smooth, weight = _local_mean(volume[box], inside, SMOOTH)
     taper = np.where(inside, np.clip((weight - INNER) / (1 - INNER), 0, 1), 0).astype(np.float32)
-    detail = (volume[box] - mean) * taper
+    detail = (volume[box] - smooth) * taper
     shape = [next_fast_len(n, real=True) for n in detail.shape]
     power = np.square(np.abs(rfftn(detail, shape))).ravel()
     ring = np.minimum(np.sqrt(_squared_frequency(shape)) / _WIDTH, RINGS - 1).astype(int).ravel()
@@ -106,9 +106,10 @@ def sharpened(volume, mask, blur):
     mean, _ = _local_mean(volume[box], inside, BEYOND)
     values = np.where(inside, volume[box], mean).astype(np.float32)
     shape = [next_fast_len(n, real=True) for n in values.shape]
-    gain = np.exp(2 * np.pi**2 * blur * _squared_frequency(shape))
-    image = rfftn(values, shape) * np.minimum(gain, STRONGEST).astype(np.float32)
-    result = irfftn(image, shape)[tuple(slice(n) for n in values.shape)]
+    exponent = np.minimum(2 * np.pi**2 * blur * _squared_frequency(shape), np.log(STRONGEST))
+    result = irfftn(rfftn(values, shape) * np.exp(exponent).astype(np.float32), shape)[
+        tuple(slice(n) for n in values.shape)
+    ]
     out = np.zeros(volume.shape, np.float32)
     out[box] = np.where(inside, np.maximum(result, 0), 0)
     return out

@@ -90,7 +90,13 @@ def _resolution(found):
     blur, usual = _deviation(found.get("Blur")), _deviation(found.get("UsualBlur"))
     against = f" (target scans differ by up to {usual})" if usual else ""
     if not found.get("Applied"):
-        return f"Nothing was sharpened: the scan's detail is like the target's{against}."
+        if not blur:
+            return f"Nothing was sharpened: no blur was found against target scans{against}."
+        more = "hardly" if found["Blur"] > (_number(found.get("UsualBlur")) or 0) else "no"
+        return (
+            f"Nothing was sharpened: a blur of {blur} is {more} more than target scans "
+            f"show{against}."
+        )
     part = _part(found)
     return (
         f"The scan was sharpened: its detail is blurred by {blur or 'an unknown size'}{against}"

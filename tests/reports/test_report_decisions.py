@@ -60,7 +60,14 @@ def test_what_was_left_alone_is_told_with_the_reason():
     assert {row["state"] for row in rows.values()} == {"left"}
     assert {row["answer"] for row in rows.values()} == {"Left alone"}
     assert "1.2 % found" in rows["bias"]["sentence"] and "1.9 %" in rows["bias"]["sentence"]
-    assert "like the target's (target scans differ by up to 0.20" in rows["resolution"]["sentence"]
+    assert "no blur was found" in rows["resolution"]["sentence"]
+    assert "up to 0.20 voxels" in rows["resolution"]["sentence"]
+    for blur, more in (
+        (0.03, "of 0.17 voxels is no more"),
+        (0.06, "of 0.24 voxels is hardly more"),
+    ):
+        sentence = told("Resolution", Applied=False, Weight=0.0, Blur=blur)["sentence"]
+        assert more in sentence
     assert "left as it was" in rows["contrast"]["sentence"]
     assert "0.9" in rows["contrast"]["sentence"] and "1.8" in rows["contrast"]["sentence"]
     assert "left as it was: about 0.9 %" in rows["noise"]["sentence"]
