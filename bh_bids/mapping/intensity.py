@@ -15,6 +15,7 @@ SHARES = (np.arange(LEVELS) + 0.5) / LEVELS
 # and goes on as a power: the median of those that it is over so many knots, and of a gain.
 TAIL, TAIL_KNOTS = 2, (30, 75)
 STEEPEST_TAIL = 4.0
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ class IntensityMap:
             low_in, low_out = float(self.knots_in[back]), float(self.knots_out[back])
             if low_in <= 0 or low_out <= 0:
                 return high_out + (values - high_in) * (high_out - low_out) / (high_in - low_in)
-            powers.append(np.log(high_out / low_out) / np.log(high_in / low_in))
+            # Knots that differ by rounding alone tell no power.
+            apart = high_in > low_in * (1 + ROUNDING)
+            power = np.log(high_out / low_out) / np.log(high_in / low_in) if apart else 1.0
+            powers.append(power)
         return high_out * (values / high_in) ** min(float(np.median(powers)), STEEPEST_TAIL)
 
 

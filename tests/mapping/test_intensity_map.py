@@ -139,6 +139,14 @@ def test_between_a_brain_and_its_multiple_lies_a_gain(own, gain):
     np.testing.assert_allclose(mapped, gain * values, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("equal", [1, 100, 250])
+def test_knots_that_differ_by_rounding_alone_bend_nothing(equal):
+    own = np.full(LEVELS, 0.01)
+    own[equal:] = np.nextafter(0.01, 1)
+    mapped = map_between(own, own)(np.array([0.005, 0.01, 0.015]))
+    np.testing.assert_allclose(mapped, [0.005, 0.01, 0.015], rtol=1e-5)
+
+
 def test_the_slope_of_a_power_by_finite_differences():
     """A map between x and x**g has the derivative g x**(g - 1) where it has knots."""
     own = np.linspace(0.1, 1.0, LEVELS)
