@@ -52,12 +52,15 @@ def make_scan(seed):
     return (volume / np.quantile(volume[MASK], 0.99)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def domain():
-    scans = [make_scan(seed) for seed in range(10)]
+def make_domain(scans):
     mean = np.mean(scans, axis=0)
     calibration = calibrate(lambda: iter(scans), mean, (4.0, 4.0, 4.0))
     return SimpleNamespace(scans=scans, mean=mean, calibration=calibration)
+
+
+@pytest.fixture(scope="module")
+def domain():
+    return make_domain([make_scan(seed) for seed in range(10)])
 
 
 def make_model(domain, conditions=ALL, **changes):
@@ -257,10 +260,7 @@ def with_grain(seed, blur=0.0):
 
 @pytest.fixture(scope="module")
 def fine_domain():
-    scans = [with_grain(seed) for seed in range(6)]
-    mean = np.mean(scans, axis=0)
-    calibration = calibrate(lambda: iter(scans), mean, (4.0, 4.0, 4.0))
-    return SimpleNamespace(scans=scans, mean=mean, calibration=calibration)
+    return make_domain([with_grain(seed) for seed in range(6)])
 
 
 def test_a_blur_is_undone_before_the_contrast_is_judged(fine_domain, set_noise):
