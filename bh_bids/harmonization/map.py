@@ -43,8 +43,11 @@ FIELD_RAMP = 0.010
 MISSING = 0.12
 # Noise of this level and more is taken away.
 NOISY = 0.012
-# A blur is undone from so many times what 95 % of target scans stay below, in full from so many.
-BLURRED = (2.0, 3.0)
+# A blur is undone from so many times what 95 % of target scans stay below, in full from so many:
+# that of the axis that is blurred the most counts.
+BLURRED = (1.5, 2.0)
+# What target scans are taken to stay below at least, voxels squared: few may differ by less.
+LEAST_BLUR = 0.05
 # Slices of which the flow's verdict on each stage is taken.
 VERDICT_SLICES = 8
 
@@ -260,13 +263,14 @@ class _Run:
         if spectrum is None:
             self.decisions["Resolution"] = {"Applied": False, "Reason": "too small"}
             return False
-        blur = float(blur_between(spectrum, calibration.detail))
-        usual = float(np.quantile(np.abs(calibration.null_blur), 0.95))
-        weight = ramp(blur, *(usual * factor for factor in BLURRED))
+        blur = blur_between(spectrum, calibration.detail)
+        usual = max(float(np.quantile(calibration.null_blur.max(axis=1), 0.95)), LEAST_BLUR)
+        weight = ramp(float(blur.max()), *(usual * factor for factor in BLURRED))
         self.decisions["Resolution"] = {
             "Applied": weight > 0,
             "Weight": round(weight, 4),
-            "Blur": round(blur, 4),
+            "Blur": round(float(blur.max()), 4),
+            "BlurAlongAxes": [round(float(along), 4) for along in blur],
             "UsualBlur": round(usual, 4),
         }
         if weight == 0:

@@ -8,7 +8,7 @@ from ..errors import InputError, ModelError
 from .disturb import disturbed, other_anatomy
 from .field import Lattice, field_spread, local_histograms, regional_shift, standard_field
 from .intensity import SHARES, brain_quantiles, map_between
-from .resolution import RINGS, blur_between, detail_spectrum
+from .resolution import AXES, RINGS, blur_between, detail_spectrum
 from .ruler import COLUMNS, ContrastRuler, contrast_profile, leave_one_out
 from .spectrum import power_spectrum
 from .steady import Agreement, samples
@@ -58,10 +58,10 @@ class Calibration:
         Mean and standard deviation over the training scans and their disturbed versions.
     spectrum : numpy.ndarray, shape (BANDS,)
         Mean power spectrum of the scans less the target's mean volume.
-    detail : numpy.ndarray, shape (RINGS,)
+    detail : numpy.ndarray, shape (RINGS, AXES)
         Mean of the scans' :func:`bh_bids.mapping.resolution.detail_spectrum`, each brought to the
         usual quantiles.
-    null_blur : numpy.ndarray, shape (scans,)
+    null_blur : numpy.ndarray, shape (scans, AXES)
         Blur of each training scan against the others, voxels squared.
     """
 
@@ -133,7 +133,8 @@ class Calibration:
         """
         if set(arrays) != {field.name for field in fields(cls)}:
             return None
-        if np.shape(arrays["ruler_centre"]) != (COLUMNS,) or np.shape(arrays["detail"]) != (RINGS,):
+        shapes = {"ruler_centre": (COLUMNS,), "detail": (RINGS, AXES)}
+        if any(np.shape(arrays[name]) != shape for name, shape in shapes.items()):
             return None
         for name, array in arrays.items():
             if not np.isfinite(array).all():
@@ -250,7 +251,7 @@ def _null_blur(volumes, quantiles, pooled):
     ]
     scans = len(spectra)
     if any(spectrum is None for spectrum in spectra):
-        return np.zeros(RINGS), np.full(scans, NEVER)
+        return np.zeros((RINGS, AXES)), np.full((scans, AXES), NEVER)
     mean = np.mean(spectra, axis=0)
     # A blur is linear in the spectrum: against the others' mean it is this much larger.
     return mean, blur_between(np.stack(spectra), mean) * scans / (scans - 1)

@@ -1,9 +1,11 @@
 """The resolution: whether a brain's detail is blurred, against that of the target's scans.
 
-A Gaussian blur of variance v multiplies the power of a scan's detail by exp(-4 pi^2 v f^2) at the
-spatial frequency f. So of the logarithm of its power, less the target's, the slope against f^2
-tells v: a gain changes the level alone, and noise flattens the slope. A blur is undone by its
-inverse, up to a small gain: what was lost is not made up.
+A Gaussian blur of variances v along the axes multiplies the power of a scan's detail by
+exp(-4 pi^2 (v_x f_x^2 + v_y f_y^2 + v_z f_z^2)) at the spatial frequency f. So of the logarithm of
+its power, less the target's, the slopes against the squares tell v: each axis has its own, for
+voxels are rarely cubes. The lines go through the origin, as the contrast was matched before: a scan
+that has more of the middle frequencies than the target, and fewer of the highest, is not blurred. A
+blur is undone by its inverse, up to a small gain: what was lost is not made up.
 """
 
 import numpy as np
@@ -12,6 +14,12 @@ RINGS = 41
 """Rings of spatial frequency, of 1/64 cycles per voxel each; the last holds all beyond."""
 _WIDTH = 1 / 64
 _FREQUENCY = (np.arange(RINGS) + 0.5) * _WIDTH
+AXES = 3
+"""A ring has a part for each axis: the frequencies whose largest component is along it."""
+# Mean square of the largest component of a direction, all directions being as frequent, and of
+# either other: those of a ring's part.
+ALONG = 1 / 3 + 2 / (np.pi * np.sqrt(3))
+ACROSS = (1 - ALONG) / 2
 # Cycles per voxel. Below, detail is anatomy; above, interpolation has taken it away or noise is all
 # there is.
 BAND = (0.12, 0.42)
@@ -26,7 +34,7 @@ MARGIN, BEYOND = 6, 1.5
 
 
 def detail_spectrum(volume, mask):
-    """Logarithm of the mean power of a brain's detail in each of ``RINGS``.
+    """Logarithm of the mean power of a brain's detail in each of ``RINGS``, by axis.
 
     Parameters
     ----------
@@ -36,8 +44,8 @@ def detail_spectrum(volume, mask):
 
     Returns
     -------
-    numpy.ndarray of float64, shape (RINGS,), or None
-        None of a brain that is too small to have frequencies in each ring of ``BAND``.
+    numpy.ndarray of float64, shape (RINGS, AXES), or None
+        None of a brain that is too small to have frequencies in each part of the rings of ``BAND``.
     """
     from scipy.fft import next_fast_len, rfftn
 
@@ -52,32 +60,35 @@ def detail_spectrum(volume, mask):
     detail = (volume[box] - smooth) * taper
     shape = [next_fast_len(n, real=True) for n in detail.shape]
     power = np.square(np.abs(rfftn(detail, shape))).ravel()
-    ring = np.minimum(np.sqrt(_squared_frequency(shape)) / _WIDTH, RINGS - 1).astype(int).ravel()
-    count = np.bincount(ring, minlength=RINGS)
+    part = _part_of(shape).ravel()
+    count = np.bincount(part, minlength=RINGS * AXES).reshape(RINGS, AXES)
     if not taper.any() or not count[_in_band()].all():
         return None
-    mean = np.bincount(ring, power, minlength=RINGS) / np.maximum(count, 1)
-    return np.log(np.maximum(mean / float(np.square(taper).sum()), 1e-12))
+    total = np.bincount(part, power, minlength=RINGS * AXES).reshape(RINGS, AXES)
+    mean = total / np.maximum(count, 1) / float(np.square(taper).sum())
+    return np.log(np.maximum(mean, 1e-12))
 
 
 def blur_between(spectrum, usual):
-    """Variance of the Gaussian blur that makes one spectrum of another, voxels squared.
+    """Variances of the Gaussian blur that makes one spectrum of another, voxels squared.
 
     Parameters
     ----------
-    spectrum, usual : numpy.ndarray, shape (..., RINGS) and (RINGS,)
+    spectrum, usual : numpy.ndarray, shape (..., RINGS, AXES) and (RINGS, AXES)
         Of :func:`detail_spectrum`.
 
     Returns
     -------
-    numpy.ndarray or float
-        Shape (...); negative where the first has more detail.
+    numpy.ndarray, shape (..., AXES)
+        Negative where the first has more detail along an axis.
     """
     band = _in_band()
-    square = _FREQUENCY[band] ** 2
-    centred = square - square.mean()
-    slope = (np.asarray(spectrum) - usual)[..., band] @ centred / (centred @ centred)
-    return -slope / (4 * np.pi**2)
+    mean_square = np.where(np.eye(AXES, dtype=bool), ALONG, ACROSS)
+    # One row for each part of a ring.
+    rows = np.concatenate([np.outer(_FREQUENCY[band] ** 2, m) for m in mean_square])
+    change = np.swapaxes((np.asarray(spectrum) - usual)[..., band, :], -1, -2)
+    slopes = change.reshape(*change.shape[:-2], -1) @ np.linalg.pinv(rows).T
+    return -slopes / (4 * np.pi**2)
 
 
 def sharpened(volume, mask, blur):
@@ -88,8 +99,8 @@ def sharpened(volume, mask, blur):
     volume : numpy.ndarray, shape (x, y, z)
         In any units, 0 outside the mask.
     mask : numpy.ndarray of bool, shape (x, y, z)
-    blur : float
-        Variance of the blur, voxels squared.
+    blur : array_like, shape (AXES,)
+        Variances of the blur along the axes, voxels squared; where negative, nothing is undone.
 
     Returns
     -------
@@ -106,7 +117,9 @@ def sharpened(volume, mask, blur):
     mean, _ = _local_mean(volume[box], inside, BEYOND)
     values = np.where(inside, volume[box], mean).astype(np.float32)
     shape = [next_fast_len(n, real=True) for n in values.shape]
-    exponent = np.minimum(2 * np.pi**2 * blur * _squared_frequency(shape), np.log(STRONGEST))
+    along = _squares(shape)
+    blurred = sum(max(float(v), 0) * square for v, square in zip(blur, along, strict=True))
+    exponent = np.minimum(2 * np.pi**2 * blurred, np.log(STRONGEST))
     result = irfftn(rfftn(values, shape) * np.exp(exponent).astype(np.float32), shape)[
         tuple(slice(n) for n in values.shape)
     ]
@@ -128,7 +141,15 @@ def _local_mean(volume, mask, sigma):
     return total / np.maximum(weight, 1e-3), weight
 
 
-def _squared_frequency(shape):
-    """Squared spatial frequency of each term of ``rfftn``, cycles per voxel."""
-    x, y, z = np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1]), np.fft.rfftfreq(shape[2])
-    return (x**2)[:, None, None] + (y**2)[None, :, None] + (z**2)[None, None, :]
+def _squares(shape):
+    """Squared spatial frequency along each axis, of the terms of ``rfftn``; cycles per voxel."""
+    along = *map(np.fft.fftfreq, shape[:-1]), np.fft.rfftfreq(shape[-1])
+    return np.meshgrid(*(f**2 for f in along), indexing="ij", sparse=True)
+
+
+def _part_of(shape):
+    """Number of the ring's part that each term of ``rfftn`` belongs to: ring, then axis."""
+    squares = _squares(shape)
+    ring = np.minimum(np.sqrt(sum(squares)) / _WIDTH, RINGS - 1).astype(int)
+    largest = np.argmax(np.stack(np.broadcast_arrays(*squares)), axis=0)
+    return ring * AXES + largest

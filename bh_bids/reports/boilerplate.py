@@ -205,8 +205,8 @@ def _map_text(blocks):
     if used := _with_stage(blocks, "Resolution"):
         stages.append(
             "Where the power of the brain's detail fell off faster with spatial frequency than in "
-            "target scans, the Gaussian blur that explains it was undone, with a gain of 2 at "
-            f"most; {_changed(used, 'Resolution')}."
+            "target scans, the Gaussian blur along each axis that explains it was undone, with a "
+            f"gain of 2 at most; {_changed(used, 'Resolution')}."
         )
     if used := _with_stage(blocks, "Contrast"):
         rulers = [_of(b, "Decisions", "Contrast", "Ruler") or {} for b in used]

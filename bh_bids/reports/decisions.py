@@ -11,6 +11,8 @@ _LOOK = (
     "the brain was given the histogram of all target scans together. Look closely where its "
     "anatomy is far from average, such as large ventricles."
 )
+# Of a template's grid, in the order of a volume's axes.
+_AXES = ("left-right", "back-front", "foot-head")
 _REASONS = {
     "switched off": "Switched off by its parameter.",
     "no flow": "Left out: no flow judged the noise.",
@@ -97,10 +99,22 @@ def _resolution(found):
             f"Nothing was sharpened: a blur of {blur} is {more} more than target scans "
             f"show{against}."
         )
-    part = _part(found)
+    part, along = _part(found), _along_axes(found.get("BlurAlongAxes"))
+    detail = "; ".join(filter(None, (along, f"target scans differ by up to {usual}" * bool(usual))))
     return (
-        f"The scan was sharpened: its detail is blurred by {blur or 'an unknown size'}{against}"
+        f"The scan was sharpened: its detail is blurred by {'up to ' * bool(along)}"
+        f"{blur or 'an unknown size'}{f' ({detail})' if detail else ''}"
         f"{f', of whose variance {part} was undone' if part else ''}."
+    )
+
+
+def _along_axes(variances):
+    """Blur along each axis as text, or nothing."""
+    numbers = [_number(v) for v in variances] if isinstance(variances, list) else []
+    if len(numbers) != len(_AXES) or None in numbers:
+        return ""
+    return ", ".join(
+        f"{name} {max(v, 0) ** 0.5:.2f}" for name, v in zip(_AXES, numbers, strict=True)
     )
 
 

@@ -145,7 +145,15 @@ def noise(volume, mask, seed=0, sigma=0.02):
 
 
 def blur(volume, mask, seed=0, sigma=0.6):
-    """Gaussian blur of ``sigma`` voxels inside the brain; the empty background does not leak in."""
+    """Gaussian blur inside the brain; the empty background does not leak in.
+
+    Parameters
+    ----------
+    volume, mask, seed
+        See :func:`apply_gap`; there is no random part.
+    sigma : float or tuple of float
+        Voxels; of the Gaussian, along all axes or along each.
+    """
     return _inside(_blurred(volume, mask, sigma), mask)
 
 
@@ -195,6 +203,7 @@ GAPS = {
     "noise2": noise,
     "noise4": partial(noise, sigma=0.04),
     "blur": blur,
+    "blur-z": partial(blur, sigma=(0.0, 0.0, 0.8)),
     "thick": thick,
     "scanner": scanner,
 }

@@ -9,7 +9,16 @@ import pytest
 from bh_bids.flow.config import FlowConfig
 from bh_bids.harmonization import contrast, denoise
 from bh_bids.harmonization import map as module
-from bh_bids.mapping import calibration, disturb, field, intensity, ruler, steady, texture
+from bh_bids.mapping import (
+    calibration,
+    disturb,
+    field,
+    intensity,
+    resolution,
+    ruler,
+    steady,
+    texture,
+)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
 
@@ -30,6 +39,7 @@ def test_parameters_and_defaults(section):
     ("row", "values"),
     [
         ("field (`Bias`)", (95, module.FIELD_RAMP)),
+        ("resolution (`Resolution`)", module.BLURRED),
         ("contrast (`Contrast`), without the ruler", (contrast.LIKE[0], contrast.UNLIKE[0])),
         ("contrast (`Contrast`), with it", (contrast.LIKE[1], contrast.UNLIKE[1])),
         ("noise (`Noise`)", (module.NOISY, module.NOISY)),
@@ -56,6 +66,12 @@ def test_sizes_named_in_the_text(section):
         f"block $B$ of {field.BLOCK:.0f} mm",
         f"voxels {field.SPACING:.0f} mm apart",
         f"from {field.ANNEALING[0]} to {field.ANNEALING[-1]} in {len(field.ANNEALING)} steps",
+        "between {} and {} cycles per voxel".format(*resolution.BAND),
+        f"= {resolution.ALONG:.3f}$ of $f^2$, and of either other {resolution.ACROSS:.3f}",
+        f"Gaussian mean of {resolution.SMOOTH:.0f} voxels",
+        f"stay below ({module.LEAST_BLUR} at least), a blur is undone from "
+        "${}\\,\\bar v$ on, in full from ${}\\,\\bar v$".format(*module.BLURRED),
+        f"}},\\, {resolution.STRONGEST:.0f}\\big)",
         f"the rank (one of {texture.RANKS})",
         f"block of {texture.PLACE} voxels",
         f"stratum (one of {texture.STRATA}, equally filled)",

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import fourier_gaussian, gaussian_filter
 
 from bh_bids.mapping.resolution import (
+    ACROSS,
+    ALONG,
+    AXES,
     RINGS,
     STRONGEST,
     blur_between,
@@ -31,31 +34,62 @@ def brain(seed=0, noise=0.004, blur=0.0):
     return np.where(MASK, volume, 0).astype(np.float32)
 
 
-@given(st.floats(0.0, 0.6), st.floats(-3, 3))
+def test_the_mean_squares_of_a_part_are_the_integrals_over_the_sphere():
+    """Over one face of a cube around it, whose solid angle is (1 + u^2 + v^2)^(-3/2) du dv."""
+    u, v = np.meshgrid(*2 * [(np.arange(2000) + 0.5) / 2000], indexing="ij")
+    angle = (1 + u**2 + v**2) ** -1.5
+    assert ALONG == pytest.approx((angle / (1 + u**2 + v**2)).sum() / angle.sum(), abs=1e-6)
+    assert ALONG + 2 * ACROSS == pytest.approx(1)
+
+
+@given(st.lists(st.floats(-0.2, 0.6), min_size=AXES, max_size=AXES))
 @settings(max_examples=20, deadline=None)
-def test_the_slope_of_a_gaussian_is_its_variance(variance, level):
-    """P exp(-4 pi^2 v f^2), whatever the level."""
+def test_the_slopes_of_a_gaussian_are_its_variances(variances):
+    """P exp(-4 pi^2 sum of v f^2)."""
     rng = np.random.default_rng(0)
-    usual, f = rng.normal(size=RINGS), (np.arange(RINGS) + 0.5) / 64
-    spectrum = usual - 4 * np.pi**2 * variance * f**2 + level
-    assert blur_between(spectrum, usual) == pytest.approx(variance, abs=1e-9)
+    usual, f = rng.normal(size=(RINGS, AXES)), (np.arange(RINGS) + 0.5) / 64
+    mean_square = ACROSS + (ALONG - ACROSS) * np.eye(AXES)
+    blurred = np.outer(f**2, mean_square @ variances)
+    spectrum = usual - 4 * np.pi**2 * blurred
+    assert blur_between(spectrum, usual) == pytest.approx(variances, abs=1e-9)
     pair = blur_between(np.stack([spectrum, usual]), usual)
-    np.testing.assert_allclose(pair, [variance, 0], atol=1e-9)
+    np.testing.assert_allclose(pair, [variances, [0] * AXES], atol=1e-9)
 
 
-@pytest.mark.parametrize("sigma", [0.3, 0.45, 0.6])
-@pytest.mark.parametrize("gain", [1.0, 40.0])
-def test_a_blur_is_told_whatever_the_gain(sigma, gain):
+@pytest.mark.parametrize("sigma", [0.3, 0.45, 0.6, (0.6, 0, 0), (0, 0.5, 0), (0.4, 0, 0.7)])
+def test_a_blur_is_told_along_each_axis(sigma):
     sharp = detail_spectrum(brain(), MASK)
-    found = blur_between(detail_spectrum(gain * brain(blur=sigma), MASK), sharp)
-    assert found == pytest.approx(sigma**2, rel=0.15, abs=0.01)
+    found = blur_between(detail_spectrum(brain(blur=sigma), MASK), sharp)
+    expected = np.broadcast_to(np.square(sigma), AXES)
+    np.testing.assert_allclose(found, expected, rtol=0.15, atol=0.03)
 
 
 def test_another_brain_is_no_blur_and_noise_is_none():
     sharp = detail_spectrum(brain(0), MASK)
-    assert abs(blur_between(detail_spectrum(brain(1), MASK), sharp)) < 0.03
+    assert np.abs(blur_between(detail_spectrum(brain(1), MASK), sharp)).max() < 0.05
     noisy = brain(0) + np.where(MASK, 0.03 * np.random.default_rng(5).normal(size=SHAPE), 0)
-    assert blur_between(detail_spectrum(noisy, MASK), sharp) < 0
+    assert blur_between(detail_spectrum(noisy, MASK), sharp).max() < 0
+
+
+def test_fewer_of_the_highest_frequencies_alone_are_no_blur():
+    """Another matrix size: as much detail or more up to 0.35 cycles per voxel, then hardly any."""
+    sharp, frequency = detail_spectrum(brain(), MASK), (np.arange(RINGS) + 0.5) / 64
+    other = sharp + np.where(frequency < 0.35, 0.6, -0.8)[:, None]
+    assert blur_between(other, sharp).max() < 0.05
+    # A line with a level of its own would have taken it for one.
+    band = (frequency > 0.12) & (frequency < 0.42)
+    slope = np.polyfit(frequency[band] ** 2, (other - sharp)[band, 0], 1)[0]
+    assert -slope / (4 * np.pi**2) > 0.2
+
+
+@given(st.permutations(range(AXES)), st.integers(0, 3))
+@settings(max_examples=6, deadline=None)
+def test_turning_the_volume_turns_the_blur(order, seed):
+    volume, sharp = brain(seed, blur=(0.6, 0.3, 0.0)), detail_spectrum(brain(seed), MASK)
+    found = blur_between(detail_spectrum(volume, MASK), sharp)
+    turned = detail_spectrum(volume.transpose(order), MASK.transpose(order))
+    usual = detail_spectrum(brain(seed).transpose(order), MASK.transpose(order))
+    np.testing.assert_allclose(blur_between(turned, usual), found[list(order)], atol=0.02)
 
 
 def test_the_mask_s_own_edge_is_no_detail():
@@ -64,10 +98,10 @@ def test_the_mask_s_own_edge_is_no_detail():
     assert flat.max() < np.log(1e-6) < detail_spectrum(brain(), MASK)[8:20].min()
 
 
-@pytest.mark.parametrize("sigma", [0.4, 0.6])
+@pytest.mark.parametrize("sigma", [0.4, 0.6, (0.7, 0, 0), (0, 0.4, 0.6)])
 def test_sharpening_brings_a_blurred_brain_nearer(sigma):
     sharp, soft = brain(noise=0.0), brain(noise=0.0, blur=sigma)
-    mended = sharpened(soft, MASK, sigma**2)
+    mended = sharpened(soft, MASK, np.broadcast_to(np.square(sigma), AXES))
     before, after = (np.square(v - sharp)[MASK].mean() for v in (soft, mended))
     assert after < 0.35 * before
     inner = gaussian_filter(MASK.astype(float), 2) > 0.9999
@@ -81,7 +115,8 @@ def test_a_wave_is_multiplied_by_the_blur_s_inverse_up_to_the_strongest():
     for f, variance in ((0.1, 0.5), (0.2, 0.5), (0.3, 0.5), (0.45, 0.5)):
         wave = 0.1 * np.cos(2 * np.pi * f * x)
         volume = np.where(MASK, 1 + wave + np.zeros(SHAPE), 0)
-        result = sharpened(volume, MASK, variance)[:, 36, 32]
+        # What is along the other axes does not count; a negative variance undoes nothing.
+        result = sharpened(volume, MASK, (variance, 0.3, -0.3))[:, 36, 32]
         inner = slice(20, 40)
         basis = np.stack([np.cos(2 * np.pi * f * x[inner, 0, 0]), np.ones(20)], axis=1)
         found = np.linalg.lstsq(basis, result[inner], rcond=None)[0][0] / 0.1
@@ -91,8 +126,8 @@ def test_a_wave_is_multiplied_by_the_blur_s_inverse_up_to_the_strongest():
 
 def test_no_blur_changes_nothing_and_outside_stays_empty():
     volume = brain()
-    np.testing.assert_allclose(sharpened(volume, MASK, 0.0), volume, atol=1e-5)
-    result = sharpened(volume, MASK, 0.4)
+    np.testing.assert_allclose(sharpened(volume, MASK, (0.0, 0.0, -1.0)), volume, atol=1e-5)
+    result = sharpened(volume, MASK, (0.4, 0.4, 0.4))
     assert result.dtype == np.float32 and result.shape == SHAPE
     assert (result[~MASK] == 0).all() and (result >= 0).all()
 
@@ -101,7 +136,5 @@ def test_no_blur_changes_nothing_and_outside_stays_empty():
 @settings(max_examples=5, deadline=None)
 def test_sharpening_knows_no_units(gain):
     volume = brain()
-    np.testing.assert_allclose(
-        sharpened(gain * volume, MASK, 0.3), gain * sharpened(volume, MASK, 0.3), rtol=1e-4,
-        atol=1e-5 * gain,
-    )  # fmt: skip
+    result, expected = (sharpened(v, MASK, (0.3, 0.2, 0.1)) for v in (gain * volume, volume))
+    np.testing.assert_allclose(result, gain * expected, rtol=1e-4, atol=1e-5 * gain)

@@ -11,7 +11,10 @@ from bh_bids.reports.decisions import decision_rows
 
 BIAS = {"Applied": True, "Weight": 1.0, "Spread": 0.0934, "UsualSpread": 0.019}
 RULER = {"Weight": 1.0, "Distance": 1.24, "Sharpness": -0.31}
-RESOLUTION = {"Applied": True, "Weight": 1.0, "Blur": 0.36, "UsualBlur": 0.04}
+RESOLUTION = {
+    "Applied": True, "Weight": 1.0, "Blur": 0.36, "BlurAlongAxes": [0.36, 0.04, -0.01],
+    "UsualBlur": 0.04,
+}  # fmt: skip
 CONTRAST = {
     "Applied": True, "Weight": 1.0, "Unlikeness": 5.31, "UsualUnlikeness": 1.8, "Ruler": RULER,
 }  # fmt: skip
@@ -38,8 +41,8 @@ def test_every_stage_is_told_with_the_sidecar_s_own_figures():
     bias, resolution, contrast, own, noise = (row["sentence"] for row in rows)
     assert bias == "A bias field of 9.3 % was removed (target scans: up to 1.9 %)."
     assert resolution == (
-        "The scan was sharpened: its detail is blurred by 0.60 voxels (target scans differ by up "
-        "to 0.20 voxels)."
+        "The scan was sharpened: its detail is blurred by up to 0.60 voxels (left-right 0.60, "
+        "back-front 0.20, foot-head 0.00; target scans differ by up to 0.20 voxels)."
     )
     assert "mapped" in contrast
     assert "(distance 5.3, about 1 for a target scan, more than 1.8 is mapped)" in contrast
@@ -62,6 +65,9 @@ def test_what_was_left_alone_is_told_with_the_reason():
     assert "1.2 % found" in rows["bias"]["sentence"] and "1.9 %" in rows["bias"]["sentence"]
     assert "no blur was found" in rows["resolution"]["sentence"]
     assert "up to 0.20 voxels" in rows["resolution"]["sentence"]
+    for axes in (None, [0.36], [0.36, None, 0.1]):
+        sentence = told("Resolution", BlurAlongAxes=axes)["sentence"]
+        assert "blurred by 0.60 voxels (target scans differ by up to 0.20 voxels)." in sentence
     for blur, more in (
         (0.03, "of 0.17 voxels is no more"),
         (0.06, "of 0.24 voxels is hardly more"),
