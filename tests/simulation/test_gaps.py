@@ -94,6 +94,15 @@ def test_blur_is_gaussian_far_from_the_border():
     assert np.allclose(blur(point, mask, sigma=0.6)[10], gaussian_filter(point, 0.6)[10], atol=1e-6)
 
 
+def test_blur_along_one_axis_leaves_the_others_alone():
+    mask, rng = np.ones((12, 14, 16), dtype=bool), np.random.default_rng(0)
+    plane, line = rng.random((12, 14, 1)), rng.random(16)
+    flat = apply_gap("blur-z", np.broadcast_to(plane, mask.shape), mask)
+    assert np.allclose(flat, plane, atol=1e-6)
+    along = apply_gap("blur-z", np.broadcast_to(line, mask.shape), mask)
+    assert np.allclose(along[0, 0, 5:-5], gaussian_filter(line, 0.8)[5:-5], atol=1e-6)
+
+
 def test_tissue_gap_moves_each_tissue_by_its_gain():
     volume, mask = brain()
     made = tissue(volume, mask, gains={"CSF": 0.8, "GM": 1.1, "WM": 1.0})
