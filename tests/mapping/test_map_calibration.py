@@ -15,6 +15,7 @@ from bh_bids.mapping.calibration import (
 from bh_bids.mapping.disturb import disturbed, other_anatomy
 from bh_bids.mapping.field import field_spread, regional_shift, standard_field
 from bh_bids.mapping.intensity import LEVELS, SHARES, brain_quantiles, map_between
+from bh_bids.mapping.resolution import AXES, RINGS, blur_between, detail_spectrum
 from bh_bids.mapping.ruler import COLUMNS, ContrastRuler, contrast_profile
 from bh_bids.mapping.steady import Agreement, samples
 
@@ -106,13 +107,26 @@ def test_too_few_scans_are_refused_and_few_are_enough(domain):
     assert len(said) == 6
     arrays = few.to_arrays()
     assert Calibration.from_arrays(arrays) is not None
-    # Those of a version of bh-bids that looked at more columns of texture.
-    older = {**arrays, "ruler_centre": np.zeros(COLUMNS + 16)}
-    assert Calibration.from_arrays(older) is None
+    # Those of versions of bh-bids that looked at more columns of texture, or at one blur for all.
+    for older in ({"ruler_centre": np.zeros(COLUMNS + 16)}, {"detail": np.zeros(RINGS)}):
+        assert Calibration.from_arrays({**arrays, **older}) is None
     # A scan it has not seen is not called another scanner's for want of deviations to know it by.
     own = brain_quantiles(domain.scans[6][domain.mask])
     assert few.unlikeness(own) < 6
     assert few.unlikeness(own**0.5) > 2 * few.unlikeness(own)
+
+
+def test_blur_is_usual_against_the_other_scans(domain):
+    calibration, mask = domain.calibration, domain.mask
+    spectra = [
+        detail_spectrum(map_between(brain_quantiles(scan[mask]), calibration.quantiles)(scan), mask)
+        for scan in domain.scans
+    ]
+    assert calibration.null_blur.shape == (len(spectra), AXES)
+    for k, spectrum in enumerate(spectra):
+        others = np.mean([other for i, other in enumerate(spectra) if i != k], axis=0)
+        found = blur_between(spectrum, others)
+        np.testing.assert_allclose(calibration.null_blur[k], found, atol=1e-6)
 
 
 def test_where_the_ruler_is_silent_the_map_is_the_histogram_match(domain, scan_maker):
