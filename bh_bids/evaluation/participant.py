@@ -30,8 +30,8 @@ METRICS = {
     "gm_mode_target": "Mode of grey matter in the target domain, target units",
     "wm_mode_target": "Mode of white matter in the target domain, target units",
     "bias_field_sd": "Standard deviation of the log bias field found in the brain; method map",
-    "blur": "Variance of the blur found, along the axis that has most, voxels squared; negative "
-    "where the scan shows more detail than the target's; method map",
+    "blur": "Size of the blur found against target scans: root of the summed squares of its "
+    "variances along the axes, voxels squared; method map",
     "contrast_unlikeness": "Distance of the brain's quantiles from those of target scans, about 1 "
     "for a target scan; method map",
     "noise_sigma": "Standard deviation of the noise found, target units; method map",

@@ -28,7 +28,7 @@ from ..mapping.field import (
 )
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
-from ..mapping.resolution import blur_between, detail_spectrum, sharpened
+from ..mapping.resolution import blur_between, blur_size, detail_spectrum, sharpened
 from ..mapping.ruler import contrast_profile
 from .contrast import Seen, decide, ramp, told_deviation
 from .denoise import CANDIDATES, FlowDenoiser
@@ -43,8 +43,8 @@ FIELD_RAMP = 0.010
 MISSING = 0.12
 # Noise of this level and more is taken away.
 NOISY = 0.012
-# A blur is undone from so many times what 95 % of target scans stay below, in full from so many:
-# that of the axis that is blurred the most counts.
+# A blur is undone from so many times the size that 95 % of target scans stay below, in full from so
+# many.
 BLURRED = (1.5, 2.0)
 # What target scans are taken to stay below at least, voxels squared: few may differ by less.
 LEAST_BLUR = 0.05
@@ -264,12 +264,13 @@ class _Run:
             self.decisions["Resolution"] = {"Applied": False, "Reason": "too small"}
             return False
         blur = blur_between(spectrum, calibration.detail)
-        usual = max(float(np.quantile(calibration.null_blur.max(axis=1), 0.95)), LEAST_BLUR)
-        weight = ramp(float(blur.max()), *(usual * factor for factor in BLURRED))
+        size = float(blur_size(blur))
+        usual = max(float(np.quantile(blur_size(calibration.null_blur), 0.95)), LEAST_BLUR)
+        weight = ramp(size, *(usual * factor for factor in BLURRED))
         self.decisions["Resolution"] = {
             "Applied": weight > 0,
             "Weight": round(weight, 4),
-            "Blur": round(float(blur.max()), 4),
+            "Blur": round(size, 4),
             "BlurAlongAxes": [round(float(along), 4) for along in blur],
             "UsualBlur": round(usual, 4),
         }

@@ -91,6 +91,22 @@ def blur_between(spectrum, usual):
     return -slopes / (4 * np.pi**2)
 
 
+def blur_size(blur):
+    """Size of a blur: the root of the summed squares of its variances, those below 0 aside.
+
+    Parameters
+    ----------
+    blur : numpy.ndarray, shape (..., AXES)
+        Of :func:`blur_between`.
+
+    Returns
+    -------
+    numpy.ndarray or float
+        Shape (...), voxels squared.
+    """
+    return np.sqrt(np.square(np.maximum(blur, 0)).sum(axis=-1))
+
+
 def sharpened(volume, mask, blur):
     """A brain without a Gaussian blur, as far as a gain of ``STRONGEST`` undoes it.
 

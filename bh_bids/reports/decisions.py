@@ -89,39 +89,32 @@ def _bias(found):
 
 
 def _resolution(found):
-    blur, usual = _deviation(found.get("Blur")), _deviation(found.get("UsualBlur"))
-    against = f" (target scans differ by up to {usual})" if usual else ""
+    size, usual = _number(found.get("Blur")), _number(found.get("UsualBlur"))
+    figures = [
+        _along_axes(found.get("BlurAlongAxes")),
+        "" if size is None else f"size {size:.2f}",
+        "" if usual is None else f"target scans up to {usual:.2f}",
+    ]
+    against = f" ({'; '.join(filter(None, figures))})" if any(figures) else ""
     if not found.get("Applied"):
-        if not blur:
-            return f"Nothing was sharpened: no blur was found against target scans{against}."
-        more = "hardly" if found["Blur"] > (_number(found.get("UsualBlur")) or 0) else "no"
+        more = "hardly" if (size or 0) > (usual or 0) else "no"
         return (
-            f"Nothing was sharpened: a blur of {blur} is {more} more than target scans "
-            f"show{against}."
+            f"Nothing was sharpened: detail is blurred {more} more than in target scans{against}."
         )
-    part, along = _part(found), _along_axes(found.get("BlurAlongAxes"))
-    detail = "; ".join(filter(None, (along, f"target scans differ by up to {usual}" * bool(usual))))
+    part = _part(found)
     return (
-        f"The scan was sharpened: its detail is blurred by {'up to ' * bool(along)}"
-        f"{blur or 'an unknown size'}{f' ({detail})' if detail else ''}"
-        f"{f', of whose variance {part} was undone' if part else ''}."
+        f"The scan was sharpened: its detail is blurred beyond that of target scans{against}"
+        f"{f'; {part} of the variance was undone' if part else ''}."
     )
 
 
 def _along_axes(variances):
-    """Blur along each axis as text, or nothing."""
+    """Blur along each axis, its standard deviation, as text; or nothing."""
     numbers = [_number(v) for v in variances] if isinstance(variances, list) else []
     if len(numbers) != len(_AXES) or None in numbers:
         return ""
-    return ", ".join(
-        f"{name} {max(v, 0) ** 0.5:.2f}" for name, v in zip(_AXES, numbers, strict=True)
-    )
-
-
-def _deviation(variance):
-    """Standard deviation of a blur as text."""
-    number = _number(variance)
-    return f"{number**0.5:.2f} voxels" if number is not None and number >= 0 else ""
+    sizes = (f"{name} {max(v, 0) ** 0.5:.2f}" for name, v in zip(_AXES, numbers, strict=True))
+    return f"{', '.join(sizes)} voxels"
 
 
 def _contrast(found):

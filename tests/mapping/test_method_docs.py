@@ -69,8 +69,10 @@ def test_sizes_named_in_the_text(section):
         "between {} and {} cycles per voxel".format(*resolution.BAND),
         f"= {resolution.ALONG:.3f}$ of $f^2$, and of either other {resolution.ACROSS:.3f}",
         f"Gaussian mean of {resolution.SMOOTH:.0f} voxels",
-        f"stay below ({module.LEAST_BLUR} at least), a blur is undone from "
-        "${}\\,\\bar v$ on, in full from ${}\\,\\bar v$".format(*module.BLURRED),
+        f"stay below ({module.LEAST_BLUR} at least;",
+        "a blur is undone from ${}\\,\\bar v$ on, in full from ${}\\,\\bar v$".format(
+            *module.BLURRED
+        ),
         f"}},\\, {resolution.STRONGEST:.0f}\\big)",
         f"the rank (one of {texture.RANKS})",
         f"block of {texture.PLACE} voxels",

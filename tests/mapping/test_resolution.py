@@ -13,6 +13,7 @@ from bh_bids.mapping.resolution import (
     RINGS,
     STRONGEST,
     blur_between,
+    blur_size,
     detail_spectrum,
     sharpened,
 )
@@ -69,6 +70,11 @@ def test_another_brain_is_no_blur_and_noise_is_none():
     assert np.abs(blur_between(detail_spectrum(brain(1), MASK), sharp)).max() < 0.05
     noisy = brain(0) + np.where(MASK, 0.03 * np.random.default_rng(5).normal(size=SHAPE), 0)
     assert blur_between(detail_spectrum(noisy, MASK), sharp).max() < 0
+
+
+def test_the_size_of_a_blur_is_that_of_what_is_blurred():
+    assert blur_size(np.array([0.3, 0.4, -5.0])) == pytest.approx(0.5)
+    np.testing.assert_allclose(blur_size(np.array([[-1, -1, 0], [0, 2, 0]])), [0, 2])
 
 
 def test_fewer_of_the_highest_frequencies_alone_are_no_blur():

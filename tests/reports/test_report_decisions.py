@@ -12,8 +12,8 @@ from bh_bids.reports.decisions import decision_rows
 BIAS = {"Applied": True, "Weight": 1.0, "Spread": 0.0934, "UsualSpread": 0.019}
 RULER = {"Weight": 1.0, "Distance": 1.24, "Sharpness": -0.31}
 RESOLUTION = {
-    "Applied": True, "Weight": 1.0, "Blur": 0.36, "BlurAlongAxes": [0.36, 0.04, -0.01],
-    "UsualBlur": 0.04,
+    "Applied": True, "Weight": 1.0, "Blur": 0.362, "BlurAlongAxes": [0.36, 0.04, -0.01],
+    "UsualBlur": 0.11,
 }  # fmt: skip
 CONTRAST = {
     "Applied": True, "Weight": 1.0, "Unlikeness": 5.31, "UsualUnlikeness": 1.8, "Ruler": RULER,
@@ -41,8 +41,8 @@ def test_every_stage_is_told_with_the_sidecar_s_own_figures():
     bias, resolution, contrast, own, noise = (row["sentence"] for row in rows)
     assert bias == "A bias field of 9.3 % was removed (target scans: up to 1.9 %)."
     assert resolution == (
-        "The scan was sharpened: its detail is blurred by up to 0.60 voxels (left-right 0.60, "
-        "back-front 0.20, foot-head 0.00; target scans differ by up to 0.20 voxels)."
+        "The scan was sharpened: its detail is blurred beyond that of target scans (left-right "
+        "0.60, back-front 0.20, foot-head 0.00 voxels; size 0.36; target scans up to 0.11)."
     )
     assert "mapped" in contrast
     assert "(distance 5.3, about 1 for a target scan, more than 1.8 is mapped)" in contrast
@@ -56,23 +56,20 @@ def test_every_stage_is_told_with_the_sidecar_s_own_figures():
 def test_what_was_left_alone_is_told_with_the_reason():
     rows = {
         "bias": told("Bias", Applied=False, Weight=0.0, Spread=0.012),
-        "resolution": told("Resolution", Applied=False, Weight=0.0, Blur=-0.02),
+        "resolution": told("Resolution", Applied=False, Weight=0.0, Blur=0.0),
         "contrast": told("Contrast", Applied=False, Weight=0.0, Unlikeness=0.94),
         "noise": told("Noise", Applied=False, Sigma=0.009),
     }
     assert {row["state"] for row in rows.values()} == {"left"}
     assert {row["answer"] for row in rows.values()} == {"Left alone"}
     assert "1.2 % found" in rows["bias"]["sentence"] and "1.9 %" in rows["bias"]["sentence"]
-    assert "no blur was found" in rows["resolution"]["sentence"]
-    assert "up to 0.20 voxels" in rows["resolution"]["sentence"]
+    assert "blurred no more than in target scans" in rows["resolution"]["sentence"]
+    assert "size 0.00; target scans up to 0.11)." in rows["resolution"]["sentence"]
     for axes in (None, [0.36], [0.36, None, 0.1]):
         sentence = told("Resolution", BlurAlongAxes=axes)["sentence"]
-        assert "blurred by 0.60 voxels (target scans differ by up to 0.20 voxels)." in sentence
-    for blur, more in (
-        (0.03, "of 0.17 voxels is no more"),
-        (0.06, "of 0.24 voxels is hardly more"),
-    ):
-        sentence = told("Resolution", Applied=False, Weight=0.0, Blur=blur)["sentence"]
+        assert "of target scans (size 0.36; target scans up to 0.11)." in sentence
+    for size, more in ((0.1, "blurred no more than"), (0.12, "blurred hardly more than")):
+        sentence = told("Resolution", Applied=False, Weight=0.0, Blur=size)["sentence"]
         assert more in sentence
     assert "left as it was" in rows["contrast"]["sentence"]
     assert "0.9" in rows["contrast"]["sentence"] and "1.8" in rows["contrast"]["sentence"]
