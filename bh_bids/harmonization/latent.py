@@ -7,7 +7,6 @@ import torch
 
 from ..flow.engine import FlowEngine
 from ..flow.network import TargetFlow
-from .threads import results, workers
 
 # Beyond this (target units, where 1 is white matter's upper end) and far beyond what was given an
 # inverse pass has diverged, as a spline's may in single precision.
@@ -46,7 +45,7 @@ class LatentStep:
     bits : int
         Bits of the discretised image "bits per dimension" speaks of.
     batch_slices : int
-        Slices that go through the flow at once, on all threads together: bounds the memory.
+        Slices of one batch: bounds the memory.
     context : callable, optional
         ``context(stack, positions)`` gives the context of slices for a flow with conditions; see
         :func:`bh_bids.flow.context.slice_context`.
@@ -55,7 +54,10 @@ class LatentStep:
     def __init__(self, flow, occupied, bits=8, batch_slices=8, context=None):
         self._flow = FlowEngine.from_flow(flow) if isinstance(flow, TargetFlow) else flow
         self._bits, self._context = bits, context
-        self._occupied, self._batch_slices = [int(k) for k in occupied], batch_slices
+        occupied = [int(k) for k in occupied]
+        self._batches = [
+            occupied[i : i + batch_slices] for i in range(0, len(occupied), batch_slices)
+        ]
         self._measured = []
 
     @torch.inference_mode()
@@ -71,15 +73,16 @@ class LatentStep:
         -------
         LatentReport
         """
-        count = min(workers(stack.device), self._batch_slices)
-        size = self._batch_slices // count
-        batches = [
-            self._occupied[first : first + size] for first in range(0, len(self._occupied), size)
-        ]
-        measured = list(results(lambda batch: self._measure(stack, batch), batches, count))
-        squares, bits = (torch.cat(part) for part in zip(*(m[:2] for m in measured), strict=True))
-        self._measured = [m[2:] for m in measured]
-        z = self._measured[-1][2]
+        squares, bits, self._measured = [], [], []
+        for batch in self._batches:
+            x = stack[batch][:, None]
+            # An empty tuple of arguments for flows that know of no context.
+            context = () if self._context is None else (self._context(stack, batch),)
+            z, log_prob, counted = self._verdict(x, context)
+            squares.append(z.double().square().sum(dim=1))
+            bits.append(self._bits - log_prob.double() / (counted * math.log(2)))
+            self._measured.append((batch, x, z, context))
+        squares, bits = torch.cat(squares), torch.cat(bits)
         fine = squares.isfinite() & bits.isfinite()
         if not fine.any():
             return LatentReport()
@@ -109,17 +112,6 @@ class LatentStep:
             stack[index[good]] = moved[good, 0].to(stack.dtype)
             kept += [k for k, fine in zip(batch, good.tolist(), strict=True) if not fine]
         return kept
-
-    @torch.inference_mode()
-    def _measure(self, stack, batch):
-        """|z|^2 and bits per dimension of the slices of a batch, and what they came of."""
-        x = stack[batch][:, None]
-        # An empty tuple of arguments for flows that know of no context.
-        context = () if self._context is None else (self._context(stack, batch),)
-        z, log_prob, counted = self._verdict(x, context)
-        squares = z.double().square().sum(dim=1)
-        bits = self._bits - log_prob.double() / (counted * math.log(2))
-        return squares, bits, batch, x, z, context
 
     def _verdict(self, x, context):
         """Latents, log density and number of voxels it counts, of slices (n, 1, h, w)."""

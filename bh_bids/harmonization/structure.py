@@ -9,14 +9,11 @@ weak there are no edges: there the local correlation tells, and how much of the 
 unexplained. It forgives a gain that changes smoothly, which a bias field may have been.
 """
 
-from functools import partial
-
 import numpy as np
 
 from ..anatomy.resampling import content_box
 from ..evaluation.harm import local_ncc_map, stripes
 from ..mapping.intensity import brain_quantiles, map_between
-from .threads import at_once
 
 SMOOTHING = 1.0
 """Voxels; standard deviation of the Gaussian that noise is kept out of the edges with."""
@@ -69,30 +66,21 @@ def structure_figures(source, harmonized, mask):
     after = np.where(inside, harmonized[box], 0).astype(np.float32)
     back = map_between(brain_quantiles(after[inside]), brain_quantiles(before[inside]))
     after = np.where(inside, back(after), 0).astype(np.float32)
-    steps, *smooth = at_once(
-        lambda: stripes(before, after, inside),
-        lambda: _smoothed(before, inside, SMOOTHING),
-        lambda: _smoothed(after, inside, SMOOTHING),
-    )
+    steps = stripes(before, after, inside)
+    before, after = (_smoothed(v, inside, SMOOTHING) for v in (before, after))
+    a, b = (np.stack(np.gradient(v)) for v in (before, after))
     core = binary_erosion(inside)
     if not core.any():
         return dict.fromkeys(FIGURES)
-    found, a, b = at_once(
-        lambda: local_ncc_map(*smooth, inside, NEIGHBOURS),
-        *(partial(_gradient, volume) for volume in smooth),
-    )
+    found = local_ncc_map(before, after, inside, NEIGHBOURS)
     both = (a * b).sum(axis=0)
     lengths = (a * a).sum(axis=0), (b * b).sum(axis=0)
-    difference, agreement, *shares = at_once(
-        lambda: _worst_difference(*smooth, found),
-        lambda: _low_correlation(found, core, lengths[0]),
-        *(partial(_worst_share, both, square, core) for square in lengths),
-    )
+    lost, invented = (_worst_share(both, square, core) for square in lengths)
     return {
-        "EdgesLost": shares[0],
-        "EdgesInvented": shares[1],
-        "LocalNCC": agreement,
-        "Difference": difference,
+        "EdgesLost": lost,
+        "EdgesInvented": invented,
+        "LocalNCC": _low_correlation(found, core, lengths[0]),
+        "Difference": _worst_difference(before, after, found),
         "Stripes": float(steps) if np.isfinite(steps) else None,
     }
 
@@ -137,10 +125,6 @@ def structure_guards(figures):
             "sagittal and coronal planes."
         )
     return guards
-
-
-def _gradient(volume):
-    return np.stack(np.gradient(volume))
 
 
 def _smoothed(volume, inside, sigma):

@@ -27,8 +27,3 @@ def results(function, parts, count):
             yield from pool.map(function, parts)
     finally:
         torch.set_num_threads(threads)
-
-
-def at_once(*tasks):
-    """Results of functions without arguments, on the CPU's threads, in the functions' order."""
-    return list(results(lambda task: task(), tasks, workers(torch.device("cpu"))))

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from bh_bids.harmonization.threads import at_once, results, workers
+from bh_bids.harmonization.threads import results, workers
 
 
 @pytest.fixture
@@ -43,8 +43,3 @@ def test_one_part_stays_in_its_thread(two_threads):
     assert list(results(lambda _: threading.get_ident(), [0], 2)) == [threading.get_ident()]
     assert workers(torch.device("cpu")) == 2
     assert workers(torch.device("cuda")) == 1
-
-
-def test_tasks_run_at_once_and_answer_in_their_order(two_threads):
-    meeting = threading.Barrier(2, timeout=20)
-    assert at_once(lambda: meeting.wait() >= 0, lambda: (meeting.wait(), "b")[1]) == [True, "b"]
