@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 def main(arguments=None):
-    """Write one model per fold."""
+    """Write one model per fold, or print what their rulers tell."""
     from gapbench.participants import SPLITS, split_of
 
     from bh_bids import load_model
@@ -47,6 +47,10 @@ def main(arguments=None):
     model = load_model(args.model)
     if args.told:
         folds = [load_model(folder) for folder in sorted(args.output.glob("fold-*"))]
+        if not folds or any(fold.calibration is None for fold in folds):
+            raise SystemExit(
+                f"No models of this version in {args.output}: make them without --told."
+            )
         print(_table(args.derivatives, [*folds, model]))
         return
     known, kept = (split_of(model)[split] for split in SPLITS)
@@ -104,8 +108,7 @@ def _told(model, scan):
     lattice = Lattice(volume.shape, model.config.voxel_size)
     seen = contrast_profile(matched, mask, constants.quantiles, lattice, constants.steady)
     deviation, told = own - constants.quantiles, constants.ruler.predict(seen[0])
-    kept, account = told_deviation(constants, *seen, None)
-    share = account["Share"]
+    share = told_deviation(constants, *seen, None)[1]["Share"]
     left = deviation, deviation - told, deviation - share * told
     return (*(float(np.sqrt(np.mean(part**2))) for part in left), share)
 
