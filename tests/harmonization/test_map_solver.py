@@ -301,6 +301,13 @@ def test_the_resolutions_gate_opens_with_the_blur(fine_domain, set_noise, factor
     assert decision["UsualBlur"] == pytest.approx(blur / factor, abs=1e-3)
 
 
+def test_target_scans_that_hardly_differ_do_not_open_the_resolutions_gate(fine_domain, set_noise):
+    set_noise(0.004)
+    model = make_model(fine_domain, null_blur=np.full((2, 3), 1e-9))
+    decision = solve(with_grain(24), model, bias=False).decisions["Resolution"]
+    assert decision["UsualBlur"] == module.LEAST_BLUR and not decision["Applied"]
+
+
 def test_of_a_noisy_scan_nothing_is_sharpened(fine_domain, set_noise):
     set_noise(0.02)
     decision = solve(with_grain(24, blur=0.7), make_model(fine_domain)).decisions["Resolution"]
