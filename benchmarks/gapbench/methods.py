@@ -132,6 +132,7 @@ METHODS = {
     "map": _solver("map"),
     "map-nobias": _solver("map", bias=False),
     "map-noresolution": _solver("map", resolution=False),
+    "map-notissue": _solver("map", tissue=False),
     "map-nocontrast": _solver("map", contrast=False),
     "map-noruler": _solver("map", ruler=False),
     "map-nonoise": _solver("map", noise=False),

@@ -32,6 +32,8 @@ METRICS = {
     "bias_field_sd": "Standard deviation of the log bias field found in the brain; method map",
     "blur": "Size of the blur found against target scans: root of the summed squares of its "
     "variances along the axes, voxels squared; method map",
+    "tissue_unevenness": "How unevenly the local contrast at each brightness of the surroundings "
+    "differs from that of target scans, log units; method map",
     "contrast_unlikeness": "Distance of the brain's quantiles from those of target scans, about 1 "
     "for a target scan; method map",
     "noise_sigma": "Standard deviation of the noise found, target units; method map",
@@ -60,8 +62,8 @@ TRACE = {
     "map": {
         "iteration": "0 is the source",
         "stage": "What was done last: source (nothing), field (bias field removed), "
-        "resolution (sharpened), contrast (intensities mapped), noise (denoised); stages that "
-        "changed nothing are left out, but for contrast",
+        "resolution (sharpened), tissue (gain by surroundings removed), contrast (intensities "
+        "mapped), noise (denoised); stages that changed nothing are left out, but for contrast",
         **_VERDICT,
     },
     "paper": {
@@ -77,6 +79,7 @@ TRACE = {
 _MEASURED = (
     ("bias_field_sd", "Bias", "Spread"),
     ("blur", "Resolution", "Blur"),
+    ("tissue_unevenness", "Tissue", "Unevenness"),
     ("contrast_unlikeness", "Contrast", "Unlikeness"),
     ("noise_sigma", "Noise", "Sigma"),
 )

@@ -76,7 +76,7 @@ class Contrast:
     decision: dict
 
 
-def told_deviation(calibration, profile, sharpness, sigma):
+def told_deviation(calibration, profile, sharpness, sigma, evened=0.0):
     """What the ruler says of a brain, and how far it is to be believed.
 
     Parameters
@@ -86,6 +86,9 @@ def told_deviation(calibration, profile, sharpness, sigma):
         Of :func:`bh_bids.mapping.ruler.contrast_profile`.
     sigma : float or None
         Noise found in the brain, target units; None where it was not looked for.
+    evened : float
+        How far the brain's local contrast was made the usual one, 0 to 1: as far its texture says
+        nothing of the participant.
 
     Returns
     -------
@@ -98,6 +101,7 @@ def told_deviation(calibration, profile, sharpness, sigma):
     ruler, (mean, deviation) = calibration.ruler, calibration.sharpness
     unsharp, distance = (sharpness - mean) / deviation, ruler.distance(profile)
     weight = (1 - ramp(distance, NEAR, FAR)) * (1 - ramp(abs(unsharp), SHARP, BLURRED))
+    weight *= 1 - evened
     # Noisier than any version of a scan that it was fitted to.
     too_noisy = sigma is not None and bool(sigma > NOISE)
     if too_noisy or calibration.ruler_gain <= 0:
@@ -111,6 +115,7 @@ def told_deviation(calibration, profile, sharpness, sigma):
         "Deviation": round(size, 3),
         "Share": round(_share(size), 4),
         "TooNoisy": too_noisy,
+        "Evened": round(float(evened), 4),
     }
     return change, account
 

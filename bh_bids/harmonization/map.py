@@ -30,6 +30,7 @@ from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
 from ..mapping.resolution import blur_between, blur_size, detail_spectrum, sharpened
 from ..mapping.ruler import contrast_profile
+from ..mapping.tissue import BRIGHTNESS, Surroundings, tissue_gain, unevenness
 from .contrast import Seen, decide, ramp, told_deviation
 from .denoise import CANDIDATES, FlowDenoiser
 from .latent import LatentStep
@@ -48,6 +49,10 @@ NOISY = 0.012
 BLURRED = (1.5, 2.0)
 # What target scans are taken to stay below at least, voxels squared: few may differ by less.
 LEAST_BLUR = 0.05
+# The same of how uneven the local contrast is: contrast that depends on the tissue.
+UNEVEN = (2.0, 2.5)
+# Log units.
+LEAST_UNEVEN = 0.03
 # Slices of which the flow's verdict on each stage is taken.
 VERDICT_SLICES = 8
 
@@ -62,6 +67,9 @@ class MapParameters:
         Estimate a bias field, and take it away where it is beyond the target's own.
     resolution : bool
         Sharpen a scan whose detail is blurred beyond the target's.
+    tissue : bool
+        Undo a gain that goes with a voxel's surroundings, where the local contrast is uneven beyond
+        the target's.
     contrast : bool
         Map intensities where their distribution is unlike the target's.
     ruler : bool
@@ -84,6 +92,7 @@ class MapParameters:
 
     bias: bool = True
     resolution: bool = True
+    tissue: bool = True
     contrast: bool = True
     ruler: bool = True
     noise: bool = True
@@ -91,7 +100,7 @@ class MapParameters:
     batch_slices: int = 8
 
     def __post_init__(self):
-        for name in ("bias", "resolution", "contrast", "ruler", "noise"):
+        for name in ("bias", "resolution", "tissue", "contrast", "ruler", "noise"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"The parameter {name} must be true or false.")
         if self.flow not in FLOWS:
@@ -128,6 +137,9 @@ class MapSolver:
         for run in runs:
             run.verdict("source", run.problem.source)
             run.remove_field()
+        for run in runs:
+            run.mend_detail()
+        _even_tissues(runs)
         seen = [run.look() for run in runs]
         contrast = decide(runs[0].calibration, seen, mapped=parameters.contrast)
         for run, own in zip(runs, seen, strict=True):
@@ -135,6 +147,47 @@ class MapSolver:
             run.remove_noise()
         _restore_histogram([run for run in runs if run.cleaned], contrast)
         return [run.solution() for run in runs]
+
+
+def _even_tissues(runs):
+    """Undo contrast that depends on the tissue, as far as each scan shows some."""
+    calibration = runs[0].calibration
+
+    def decide_on(decision):
+        for run in runs:
+            run.decisions["Tissue"] = dict(decision)
+
+    if not runs[0].parameters.tissue:
+        return decide_on({"Applied": False, "Reason": "switched off"})
+    if any(run.noisy for run in runs):
+        # Noise has no surroundings, and changes the local contrast most where there is least.
+        return decide_on({"Applied": False, "Reason": "too noisy"})
+    around = [Surroundings(run.problem.mask, run.telling) for run in runs]
+    found = []
+    for run, own in zip(runs, around, strict=True):
+        matched = run.match(run.volume)[own.box]
+        found.append(own.local_contrast(matched, own.mean(matched)))
+    # A scanner's contrast shows in all of its scans, a change in the head in some.
+    size = min(unevenness(*own, calibration.local_contrast) for own in found)
+    usual = max(float(np.quantile(calibration.null_unevenness, 0.95)), LEAST_UNEVEN)
+    weight = ramp(size, *(usual * factor for factor in UNEVEN))
+    decision = {
+        "Applied": weight > 0,
+        "Weight": round(weight, 4),
+        "Unevenness": round(size, 4),
+        "UsualUnevenness": round(usual, 4),
+    }
+    if weight == 0:
+        return decide_on(decision)
+    brains = [(run.volume, own, run.match) for run, own in zip(runs, around, strict=True)]
+    gains, curve = tissue_gain(brains, calibration.local_contrast)
+    decision |= {
+        "Brightness": [round(float(b), 4) for b in BRIGHTNESS],
+        "LogGain": [round(weight * float(g), 4) for g in curve],
+    }
+    for run, gain in zip(runs, gains, strict=True):
+        run.divide_by_tissue_gain(weight * gain)
+    return decide_on(decision)
 
 
 def _restore_histogram(runs, contrast):
@@ -160,7 +213,8 @@ class _Run:
                 "choose the method 'paper'."
             )
         self.problem, self.parameters, self.calibration = problem, parameters, model.calibration
-        self.coefficients, self.intensity_map, self.sigma = None, None, None
+        self.coefficients, self.tissue_gain = None, None
+        self.intensity_map, self.sigma = None, None
         self.guards, self.trace, self.cleaned = [], [], False
         # As far as the stages have come.
         self.volume = problem.source
@@ -222,12 +276,22 @@ class _Run:
         self.volume = source * np.exp(-log_field(self.coefficients, source.shape))
         self.verdict("field", self.volume)
 
-    def look(self):
-        """What this brain's intensities are, how noisy, and what the ruler says of them."""
-        own, matched = self._matched()
+    def mend_detail(self):
+        """Estimate the noise, and undo a blur where there is none."""
+        matched = self.match(self.volume)
         self._judge_noise(matched)
-        if self._sharpen(matched):
-            own, matched = self._matched()
+        self._sharpen(matched)
+
+    def divide_by_tissue_gain(self, log_gain):
+        """Take a gain by surroundings away; ``log_gain`` is its logarithm, (x, y, z)."""
+        self.tissue_gain = log_gain
+        self.volume = self.volume * np.exp(-log_gain)
+        self.verdict("tissue", self.volume)
+
+    def look(self):
+        """What this brain's intensities are, and what the ruler says of them."""
+        own = brain_quantiles(self.volume[self.telling])
+        matched = self.match(self.volume)
         change, ruler = self._own_contrast(matched)
         scale = float(np.quantile(self.volume[self.telling], 0.99))
         return Seen(own, scale, self.quantiles, self.shift, change, ruler)
@@ -243,26 +307,32 @@ class _Run:
         self.volume = mapped.astype(np.float32)
         self.verdict("contrast", self.volume)
 
-    def _matched(self):
-        """This brain's quantiles, and the brain with those that are usual."""
-        own = brain_quantiles(self.volume[self.telling])
-        matched = map_between(own, self.quantiles)(self.volume)
-        return own, np.where(self.problem.mask, matched, 0)
+    @property
+    def noisy(self):
+        """Whether there is noise to be taken away."""
+        return self.sigma is not None and self.sigma >= NOISY
+
+    def match(self, volume):
+        """A volume of this brain with the quantiles that are usual."""
+        mask, matched = self.problem.mask, np.zeros(volume.shape, np.float32)
+        intensity_map = map_between(brain_quantiles(volume[self.telling]), self.quantiles)
+        matched[mask] = intensity_map(volume[mask])
+        return matched
 
     def _sharpen(self, matched):
-        """Undo a blur, as far as the detail of the matched brain shows one; whether it was."""
+        """Undo a blur, as far as the detail of the matched brain shows one."""
         if not self.parameters.resolution:
             self.decisions["Resolution"] = {"Applied": False, "Reason": "switched off"}
-            return False
-        if self.sigma is not None and self.sigma >= NOISY:
+            return
+        if self.noisy:
             # Noise hides a blur, and would be sharpened with the rest.
             self.decisions["Resolution"] = {"Applied": False, "Reason": "too noisy"}
-            return False
+            return
         calibration, mask = self.calibration, self.problem.mask
         spectrum = detail_spectrum(matched, self.telling)
         if spectrum is None:
             self.decisions["Resolution"] = {"Applied": False, "Reason": "too small"}
-            return False
+            return
         blur = blur_between(spectrum, calibration.detail)
         size = float(blur_size(blur))
         usual = max(float(np.quantile(blur_size(calibration.null_blur), 0.95)), LEAST_BLUR)
@@ -275,10 +345,9 @@ class _Run:
             "UsualBlur": round(usual, 4),
         }
         if weight == 0:
-            return False
+            return
         self.volume = sharpened(self.volume, mask, weight * blur)
         self.verdict("resolution", self.volume)
-        return True
 
     def _judge_noise(self, matched):
         """Estimate the noise in a brain whose histogram was matched."""
@@ -299,7 +368,8 @@ class _Run:
         profile, sharpness = contrast_profile(
             matched, self.telling, calibration.quantiles, self.lattice, calibration.steady
         )
-        change, account = told_deviation(calibration, profile, sharpness, self.sigma)
+        evened = self.decisions["Tissue"].get("Weight", 0.0)
+        change, account = told_deviation(calibration, profile, sharpness, self.sigma, evened)
         # The deviation goes with the intensity: of a part of a brain, shares are others.
         return np.interp(self.quantiles, calibration.quantiles, change), account
 
@@ -309,14 +379,13 @@ class _Run:
             reason = "switched off" if self.flow != "identity" else "no flow"
             self.decisions["Noise"] = {"Applied": False, "Reason": reason}
             return
-        noisy = self.sigma >= NOISY
         self.decisions["Noise"] = {
-            "Applied": noisy,
+            "Applied": self.noisy,
             "Sigma": float(self.sigma),
             "UsualSigma": NOISY,
             "Judge": self.flow,
         }
-        if not noisy:
+        if not self.noisy:
             return
         if self.flow == "gaussian":
             model = self.problem.model
@@ -346,7 +415,9 @@ class _Run:
             converged=True,
             iterations=len(self.trace) - 1,
             guards=self.guards,
-            mapping=Mapping(self.intensity_map, self.coefficients, self.problem.source.shape),
+            mapping=Mapping(
+                self.intensity_map, self.coefficients, self.volume.shape, self.tissue_gain
+            ),
             decisions=self.decisions,
         )
 

@@ -104,7 +104,12 @@ def _harmonize(brains, inputs, folder, shared=()):
         number = k if shared else ""
         out = save_nifti(result.volume, grid, folder / f"harmonized{number}.nii.gz", code=4)
         found = {name: getattr(result, name) for name in names}
-        found |= {"mapping": result.mapping.to_dict(), "shared": list(shared)}
+        found |= {"mapping": result.mapping.to_dict(), "shared": list(shared), "tissue_gain": None}
+        if result.mapping.tissue_gain is not None:
+            # Beside the record: where that is, this is.
+            gain = folder / f"gain{number}.nii.gz"
+            found["tissue_gain"] = gain.name
+            save_nifti(result.mapping.tissue_gain, grid, gain, code=4)
         record = folder / f"result{number}.json"
         record.write_text(json.dumps(found))
         written.append((str(out), str(record)))
@@ -140,6 +145,9 @@ class ApplyOnNativeGrid(SimpleInterface):
         found = json.loads(Path(self.inputs.result).read_text())
         native, affine = read_ras(self.inputs.native)
         source, grid = read_ras(self.inputs.source)
+        gain = found["tissue_gain"]
+        if gain is not None:
+            gain = read_ras(Path(self.inputs.result).parent / gain)[0]
         volume = to_native_grid(
             native / found["source_scale"],
             read_ras(self.inputs.mask)[0] > 0,
@@ -148,7 +156,7 @@ class ApplyOnNativeGrid(SimpleInterface):
             source / found["source_scale"],
             read_ras(self.inputs.harmonized)[0] / found["target_scale"],
             grid,
-            Mapping.from_dict(found["mapping"]),
+            Mapping.from_dict(found["mapping"], gain),
         )
         volume *= found["target_scale"]
         out = Path(runtime.cwd) / "native.nii.gz"

@@ -12,6 +12,7 @@ from .resolution import AXES, RINGS, blur_between, detail_spectrum
 from .ruler import COLUMNS, ContrastRuler, contrast_profile, leave_one_out
 from .spectrum import power_spectrum
 from .steady import Agreement, samples
+from .tissue import Surroundings, together, unevenness
 
 # Deviations of brightness that are told apart when asking whether a scan looks like the target's:
 # of those from the usual, and of those from what the ruler expects, which are smaller and alike.
@@ -63,6 +64,11 @@ class Calibration:
         usual quantiles.
     null_blur : numpy.ndarray, shape (scans, AXES)
         Blur of each training scan against the others, voxels squared.
+    local_contrast : numpy.ndarray, shape (BRIGHTNESSES,)
+        Mean of the scans' :meth:`bh_bids.mapping.tissue.Surroundings.local_contrast`, each brought
+        to the usual quantiles.
+    null_unevenness : numpy.ndarray, shape (scans,)
+        How unevenly each training scan's differs from the others'.
     """
 
     quantiles: np.ndarray
@@ -88,6 +94,8 @@ class Calibration:
     spectrum: np.ndarray
     detail: np.ndarray
     null_blur: np.ndarray
+    local_contrast: np.ndarray
+    null_unevenness: np.ndarray
 
     @property
     def ruler(self):
@@ -149,7 +157,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     ----------
     volumes : callable
         ``volumes()`` iterates over the training scans (x, y, z), float32, target units, 0 outside
-        the brain. It is called seven times, so that the scans need not be in memory together.
+        the brain. It is called eight times, so that the scans need not be in memory together.
     mean : numpy.ndarray, shape (x, y, z)
         Mean of the scans.
     voxel_size : tuple of float
@@ -182,6 +190,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     histograms = local_histograms(volumes(), lattice)
     null, spread = _null_fields(volumes(), lattice, histograms, pooled)
     detail, blur = _null_blur(volumes(), quantiles, pooled)
+    contrast, uneven = _null_unevenness(volumes(), quantiles, pooled)
     report("Learning what goes with the participants' own contrast.")
     agreement = Agreement(samples(volume, volume > 0, lattice) for volume in volumes())
     usual = _Usual(pooled, lattice, histograms, len(quantiles))
@@ -213,6 +222,8 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
         spectrum=power_spectrum(volumes(), mean),
         detail=detail,
         null_blur=blur,
+        local_contrast=contrast,
+        null_unevenness=uneven,
     )
 
 
@@ -255,6 +266,17 @@ def _null_blur(volumes, quantiles, pooled):
     mean = np.mean(spectra, axis=0)
     # A blur is linear in the spectrum: against the others' mean it is this much larger.
     return mean, blur_between(np.stack(spectra), mean) * scans / (scans - 1)
+
+
+def _null_unevenness(volumes, quantiles, pooled):
+    found = []
+    for volume, own in zip(volumes, quantiles, strict=True):
+        surroundings = Surroundings(volume > 0)
+        matched = map_between(own, pooled)(volume)[surroundings.box]
+        found.append(surroundings.local_contrast(matched, surroundings.mean(matched)))
+    (mean, _), scans = together(found), len(found)
+    # It is linear in the difference: against the others' mean it is this much larger.
+    return mean, np.array([unevenness(*each, mean) for each in found]) * scans / (scans - 1)
 
 
 class _Usual:

@@ -10,7 +10,7 @@ from .intensity import IntensityMap, linear_map
 
 @dataclass(frozen=True)
 class Mapping:
-    """What was done to a scan but for what only an image can say: ``T(s / field)``.
+    """What was done to a scan but for what only an image can say: ``T(s / (field gain))``.
 
     Attributes
     ----------
@@ -20,17 +20,22 @@ class Mapping:
         Of the log-field (:func:`bh_bids.mapping.field.log_field`); None where there is none.
     shape : tuple of int
         Of the model's grid, on which the field is defined.
+    tissue_gain : numpy.ndarray of float32 or None
+        Log-gain that goes with a voxel's surroundings (:func:`bh_bids.mapping.tissue.tissue_gain`)
+        on that grid; None where there is none.
     """
 
     intensity_map: IntensityMap
     coefficients: np.ndarray | None
     shape: tuple
+    tissue_gain: np.ndarray | None = None
 
     def log_field(self):
-        """Log-field on the model's grid, float32; None where there is none."""
+        """Log-field on the model's grid, the tissue's gain included, float32; None for none."""
         if self.coefficients is None:
-            return None
-        return log_field(self.coefficients, self.shape)
+            return self.tissue_gain
+        field = log_field(self.coefficients, self.shape)
+        return field if self.tissue_gain is None else field + self.tissue_gain
 
     def __call__(self, values, field=None):
         """Map values, target units; ``field`` is the log-field at them, None for none."""
@@ -38,7 +43,7 @@ class Mapping:
         return self.intensity_map(values if field is None else values * np.exp(-field))
 
     def to_dict(self):
-        """Plain dictionary, ready for JSON."""
+        """Plain dictionary, ready for JSON; the tissue's gain, a volume, is not in it."""
         return {
             "Input": self.intensity_map.knots_in.tolist(),
             "Output": self.intensity_map.knots_out.tolist(),
@@ -48,13 +53,14 @@ class Mapping:
         }
 
     @classmethod
-    def from_dict(cls, values):
-        """A mapping from :meth:`to_dict`'s output."""
+    def from_dict(cls, values, tissue_gain=None):
+        """A mapping from :meth:`to_dict`'s output and, where there is one, the tissue's gain."""
         field, knots = values["Field"], (np.asarray(values[name]) for name in ("Input", "Output"))
         return cls(
             IntensityMap(*knots, values["Ceiling"]),
             None if field is None else np.asarray(field),
             tuple(values["Shape"]),
+            tissue_gain,
         )
 
 

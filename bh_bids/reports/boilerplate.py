@@ -208,6 +208,13 @@ def _map_text(blocks):
             "target scans, the Gaussian blur along each axis that explains it was undone, with a "
             f"gain of 2 at most; {_changed(used, 'Resolution')}."
         )
+    if used := _with_stage(blocks, "Tissue"):
+        stages.append(
+            "Where the local contrast (how far voxels lie from their surroundings' mean) at each "
+            "brightness of the surroundings differed from target scans' unevenly, the gain as a "
+            "function of that brightness which explains it was divided out; "
+            f"{_changed(used, 'Tissue')}."
+        )
     if used := _with_stage(blocks, "Contrast"):
         rulers = [_of(b, "Decisions", "Contrast", "Ruler") or {} for b in used]
         ruled = any(r.get("Weight") and r.get("Share", 1) for r in rulers)

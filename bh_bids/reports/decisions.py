@@ -17,7 +17,7 @@ _REASONS = {
     "switched off": "Switched off by its parameter.",
     "no flow": "Left out: no flow judged the noise.",
     "too small": "Left out: there is too little brain to tell.",
-    "too noisy": "Left out: noise hides a blur, and would be sharpened too.",
+    "too noisy": "Left out: noise hides what was to be told from fine detail.",
 }
 
 
@@ -117,6 +117,26 @@ def _along_axes(variances):
     return f"{', '.join(sizes)} voxels"
 
 
+def _tissue(found):
+    size, usual = _percent(found.get("Unevenness")), _percent(found.get("UsualUnevenness"))
+    figures = [f"uneven by {size}" if size else "", f"target scans up to {usual}" if usual else ""]
+    against = f" ({', '.join(filter(None, figures))})" if any(figures) else ""
+    if not found.get("Applied"):
+        return (
+            "Contrast does not depend on the tissue more than in target scans: no gain went with "
+            f"a voxel's surroundings{against}."
+        )
+    gains = [g for g in map(_number, found.get("LogGain") or []) if g is not None]
+    if gains:
+        span = 100 * math.expm1(max(gains) - min(gains))
+        against += f"; between the dimmest and the brightest gain lie {span:.0f} %"
+    part = _part(found)
+    return (
+        "Contrast depends on the tissue: a gain that goes with the brightness of a voxel's "
+        f"surroundings was divided out{f', {part} of it' if part else ''}{against}."
+    )
+
+
 def _contrast(found):
     unlikeness, usual = _decimal(found.get("Unlikeness")), _decimal(found.get("UsualUnlikeness"))
     figures = [f"distance {unlikeness}" if unlikeness else "", "about 1 for a target scan"]
@@ -162,8 +182,11 @@ def _ruler_row(ruler):
             f"{how}, and the own was kept{about}."
         )
         return _row(OWN_CONTRAST, "done", "Kept", sentence)
-    noisy = ruler.get("TooNoisy") is True
-    why = "The scan is too noisy for its texture to" if noisy else "The scan's texture could not"
+    why = "The scan's texture could not"
+    if ruler.get("TooNoisy") is True:
+        why = "The scan is too noisy for its texture to"
+    elif ruler.get("Evened") == 1:
+        why = "The scan's local contrast was made the target's usual one: it cannot"
     sentence = f"{why} tell the participant's own contrast from the scanner's{about}: {_LOOK}"
     return _row(OWN_CONTRAST, "left", "Not known", sentence)
 
@@ -186,6 +209,7 @@ def _noise(found):
 _STAGES = (
     ("Bias", "Bias field", "bias", _bias),
     ("Resolution", "Resolution", "resolution", _resolution),
+    ("Tissue", "Contrast by tissue", "tissue", _tissue),
     ("Contrast", "Contrast", "contrast", _contrast),
     ("Noise", "Noise", "noise", _noise),
 )

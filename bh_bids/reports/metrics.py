@@ -32,7 +32,8 @@ _PAIRED_METRICS = {
 _TABLED = {"participant_id", "session_id", "filename", "model", "method", "guards"}
 #: What the table of decisions says in words.
 DECIDED = {
-    "converged", "iterations", "bias_field_sd", "blur", "contrast_unlikeness", "noise_sigma"
+    "converged", "iterations", "bias_field_sd", "blur", "tissue_unevenness",
+    "contrast_unlikeness", "noise_sigma"
 }  # fmt: skip
 
 

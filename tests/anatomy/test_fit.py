@@ -103,6 +103,21 @@ def test_a_field_is_carried_with_the_detail_of_the_scan(scan, fitted):
     np.testing.assert_allclose(result[mask], volume[mask] * np.exp(-expected), rtol=3e-3)
 
 
+def test_a_gain_by_surroundings_is_carried_with_the_detail_of_the_scan(scan, fitted):
+    """Linear in space here, so that interpolating it is exact: with a field, both are."""
+    matrix, source, inside = fitted
+    volume, mask = scan
+    index = np.moveaxis(np.indices(GRID_SHAPE), 0, -1)
+    gain = (0.01 * index[..., 0] - 0.005 * index[..., 2]).astype(np.float32)
+    mapping = Mapping(UNCHANGED, None, GRID_SHAPE, gain)
+    harmonized = np.where(inside, source * np.exp(-gain), 0).astype(np.float32)
+    result = carry(scan, fitted, harmonized, mapping)
+    there = np.argwhere(mask) @ SCAN[:3, :3].T + SCAN[:3, 3]
+    there = (there @ matrix[:3, :3].T + matrix[:3, 3] - GRID[:3, 3]) / 2.0
+    expected = volume[mask] * np.exp(-(0.01 * there[:, 0] - 0.005 * there[:, 2]))
+    np.testing.assert_allclose(result[mask], expected, rtol=1e-3)
+
+
 def test_a_smooth_change_comes_back_where_it_was_made(scan, fitted):
     matrix, source, inside = fitted
     volume, mask = scan

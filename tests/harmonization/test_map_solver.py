@@ -31,6 +31,7 @@ from bh_bids.mapping.field import (
 )
 from bh_bids.mapping.intensity import SHARES, TAIL, brain_quantiles, map_between
 from bh_bids.mapping.ruler import contrast_profile
+from bh_bids.mapping.tissue import Surroundings, unevenness
 
 SHAPE, SCALE = (36, 44, 36), 1000.0
 MASK = sum(a**2 for a in np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")) < 0.8
@@ -119,7 +120,7 @@ def set_noise(monkeypatch):
     return setter
 
 
-STAGES = ("Bias", "Resolution", "Contrast", "Noise")
+STAGES = ("Bias", "Resolution", "Tissue", "Contrast", "Noise")
 
 
 # What is like the target's stays as it is.
@@ -169,7 +170,7 @@ def test_stages_and_decisions_are_told(model, set_noise):
     assert result.iterations == 3 and result.converged
     assert any("slices" in record for _, _, record in told)
     again = json.loads(json.dumps(result.decisions))
-    assert set(again) == {"Bias", "Contrast", "Coverage", "Noise", "Resolution"}
+    assert set(again) == {"Bias", "Contrast", "Coverage", "Noise", "Resolution", "Tissue"}
     assert again["Noise"] == {
         "Applied": True,
         "Sigma": 0.02,
@@ -185,6 +186,7 @@ def test_stages_and_decisions_are_told(model, set_noise):
         "Deviation",
         "Share",
         "TooNoisy",
+        "Evened",
     }
 
 
@@ -308,10 +310,93 @@ def test_target_scans_that_hardly_differ_do_not_open_the_resolutions_gate(fine_d
     assert decision["UsualBlur"] == module.LEAST_BLUR and not decision["Applied"]
 
 
-def test_of_a_noisy_scan_nothing_is_sharpened(fine_domain, set_noise):
+def test_of_a_noisy_scan_nothing_is_sharpened_or_evened(fine_domain, set_noise):
     set_noise(0.02)
-    decision = solve(with_grain(24, blur=0.7), make_model(fine_domain)).decisions["Resolution"]
-    assert decision == {"Applied": False, "Reason": "too noisy"}
+    for volume in (with_grain(24, blur=0.7), by_tissue(with_grain(24))):
+        decisions = solve(volume, make_model(fine_domain)).decisions
+        for stage in ("Resolution", "Tissue"):
+            assert decisions[stage] == {"Applied": False, "Reason": "too noisy"}
+
+
+def by_tissue(volume, size=0.25):
+    """A gain that is largest where the surroundings are of middling brightness."""
+    weight = gaussian_filter(MASK.astype(np.float32), 1.0)
+    mean = gaussian_filter(volume, 1.0) / np.maximum(weight, 1e-3)
+    gain = np.exp(size * np.exp(-(((mean - 0.6) / 0.15) ** 2)))
+    return np.where(MASK, volume * gain, 0).astype(np.float32)
+
+
+def test_a_contrast_by_tissue_is_undone_before_the_contrast_is_judged(fine_domain, set_noise):
+    set_noise(0.004)
+    truth, model = with_grain(24), make_model(fine_domain)
+    result, left = (solve(by_tissue(truth), model, tissue=b, bias=False) for b in (True, False))
+    decision = result.decisions["Tissue"]
+    assert decision["Applied"] and decision["Weight"] == 1
+    # How exactly it is told is in tests/mapping/test_tissue.py.
+    largest = decision["Brightness"][int(np.argmax(decision["LogGain"]))]
+    assert largest == pytest.approx(0.6, abs=0.1)
+    assert left.decisions["Tissue"] == {"Applied": False, "Reason": "switched off"}
+    assert left.mapping.tissue_gain is None
+    stages = [record["stage"] for record in result.trace]
+    assert stages.index("tissue") < stages.index("contrast")
+    truth = truth / np.quantile(truth[MASK], 0.99)
+    mended, kept = (psnr(truth, r.volume / SCALE, MASK) for r in (result, left))
+    assert mended > kept + 2.5
+    # All of it is in the mapping: nothing is left to say of the image alone.
+    mapped = result.mapping(result.scaled_source, result.mapping.log_field())
+    np.testing.assert_allclose(result.volume / SCALE, np.where(MASK, mapped, 0), atol=1e-6)
+    # Its texture is what was made of it.
+    assert result.decisions["Contrast"]["Ruler"]["Evened"] == 1
+    assert result.decisions["Contrast"]["Ruler"]["Weight"] == 0
+    assert not solve(truth, model, bias=False).decisions["Tissue"]["Applied"]
+
+
+def test_field_and_tissue_are_divided_out_together(fine_domain, set_noise):
+    set_noise(0.004)
+    source = by_tissue(with_grain(25)) * np.exp(a_field(0.2))
+    result = solve(source, make_model(fine_domain))
+    assert result.decisions["Bias"]["Applied"] and result.decisions["Tissue"]["Applied"]
+    mapping = result.mapping
+    field = log_field(mapping.coefficients, SHAPE) + mapping.tissue_gain
+    np.testing.assert_allclose(mapping.log_field(), field, atol=1e-6)
+    mapped = mapping(result.scaled_source, field)
+    np.testing.assert_allclose(result.volume / SCALE, np.where(MASK, mapped, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factor", "weight"), [(1.99, 0), (2.01, 0.02), (2.25, 0.5), (2.49, 0.98), (2.51, 1)]
+)
+def test_the_tissues_gate_opens_with_the_unevenness(fine_domain, set_noise, factor, weight):
+    set_noise(0.004)
+    source = by_tissue(with_grain(24))
+    whole = solve(source, make_model(fine_domain), bias=False)
+    size = whole.decisions["Tissue"]["Unevenness"]
+    model = make_model(fine_domain, null_unevenness=np.full(2, size / factor))
+    result = solve(source, model, bias=False)
+    decision = result.decisions["Tissue"]
+    assert decision["Weight"] == pytest.approx(weight, abs=5e-3)
+    assert decision["Applied"] == (weight > 0)
+    assert decision["UsualUnevenness"] == pytest.approx(size / factor, abs=1e-3)
+    assert result.decisions["Contrast"]["Ruler"]["Evened"] == decision["Weight"]
+    if weight:
+        share = decision["Weight"] * np.array(whole.decisions["Tissue"]["LogGain"])
+        np.testing.assert_allclose(decision["LogGain"], share, atol=2e-4)
+    else:
+        assert result.mapping.tissue_gain is None
+
+
+def test_target_scans_that_hardly_differ_do_not_open_the_tissues_gate(fine_domain, set_noise):
+    set_noise(0.004)
+    scan, around = with_grain(24), Surroundings(MASK)
+    match = map_between(brain_quantiles(scan[MASK]), fine_domain.calibration.quantiles)
+    matched = np.where(MASK, match(scan), 0)[around.box]
+    own, share = around.local_contrast(matched, around.mean(matched))
+    off = np.where(np.arange(own.size) % 2, 0.03, 0.0)
+    off *= 0.04 / unevenness(own + off, share, own)
+    usual = {"local_contrast": own + off, "null_unevenness": np.full(2, 1e-9)}
+    decision = solve(scan, make_model(fine_domain, **usual), bias=False).decisions["Tissue"]
+    assert decision["UsualUnevenness"] == module.LEAST_UNEVEN
+    assert decision["Unevenness"] == pytest.approx(0.04, abs=2e-3) and not decision["Applied"]
 
 
 def test_noise_is_taken_away_by_the_gaussian(model):
@@ -433,7 +518,7 @@ def test_nothing_is_made_brighter_than_any_target_brain(domain, unlikeness, ceil
         domain, mode_sd=factor * calibration.mode_sd, rest_sd=factor * calibration.rest_sd
     )
     model.intensity = {**model.intensity, "Quantiles": [0.0, 1.0, 2.0]}
-    result = solve(source, model, bias=False, noise=False, ruler=False)
+    result = solve(source, model, bias=False, noise=False, ruler=False, tissue=False)
     found = result.mapping.intensity_map.ceiling
     assert found == (None if ceiling is None else pytest.approx(ceiling, abs=0.1))
     np.testing.assert_allclose(result.volume[vessels] / SCALE, found or 9.0, rtol=1e-3)
@@ -547,8 +632,9 @@ def test_a_told_deviation_counts_where_it_is_beyond_the_rulers_error(domain):
 
 def test_switches_switch_off(model):
     source = noisy(make_scan(37) ** 0.6 * np.exp(a_field()), 0.034)
-    result = solve(source, model, bias=False, resolution=False, contrast=False, noise=False)
-    for stage in ("Bias", "Resolution"):
+    off = dict.fromkeys(("bias", "resolution", "tissue", "contrast", "noise"), False)
+    result = solve(source, model, **off)
+    for stage in ("Bias", "Resolution", "Tissue"):
         assert result.decisions[stage] == {"Applied": False, "Reason": "switched off"}
     assert not result.decisions["Contrast"]["Applied"]
     assert result.decisions["Noise"] == {"Applied": False, "Reason": "switched off"}

@@ -206,6 +206,10 @@ def test_a_mapping_survives_json_and_its_field_divides(domain):
         )
         flat = domain.mean if field is None else domain.mean / np.exp(field)
         np.testing.assert_allclose(mapping(domain.mean, field), curve(flat), atol=1e-6)
+        gain = 0.1 * rng.normal(size=domain.mean.shape).astype(np.float32)
+        gained = Mapping.from_dict(mapping.to_dict(), gain)
+        total = gained.log_field() if field is None else gained.log_field() - field
+        np.testing.assert_allclose(total, gain, atol=1e-6)
 
 
 def test_the_straight_mapping_of_a_straight_change(domain):

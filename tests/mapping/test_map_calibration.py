@@ -18,6 +18,7 @@ from bh_bids.mapping.intensity import LEVELS, SHARES, brain_quantiles, map_betwe
 from bh_bids.mapping.resolution import AXES, RINGS, blur_between, detail_spectrum
 from bh_bids.mapping.ruler import COLUMNS, ContrastRuler, contrast_profile
 from bh_bids.mapping.steady import Agreement, samples
+from bh_bids.mapping.tissue import Surroundings, together, unevenness
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,20 @@ def test_blur_is_usual_against_the_other_scans(domain):
         others = np.mean([other for i, other in enumerate(spectra) if i != k], axis=0)
         found = blur_between(spectrum, others)
         np.testing.assert_allclose(calibration.null_blur[k], found, atol=1e-6)
+
+
+def test_local_contrast_is_usual_against_the_other_scans(domain):
+    calibration, surroundings = domain.calibration, Surroundings(domain.mask)
+    found = []
+    for scan in domain.scans:
+        match = map_between(brain_quantiles(scan[domain.mask]), calibration.quantiles)
+        matched = match(scan)[surroundings.box]
+        found.append(surroundings.local_contrast(matched, surroundings.mean(matched)))
+    np.testing.assert_allclose(together(found)[0], calibration.local_contrast, atol=1e-9)
+    for k, own in enumerate(found):
+        left = unevenness(*own, together(found[:k] + found[k + 1 :])[0])
+        # Where each shows much the same of every brightness.
+        assert calibration.null_unevenness[k] == pytest.approx(left, rel=0.15)
 
 
 def test_where_the_ruler_is_silent_the_map_is_the_histogram_match(domain, scan_maker):

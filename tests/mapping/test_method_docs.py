@@ -18,6 +18,7 @@ from bh_bids.mapping import (
     ruler,
     steady,
     texture,
+    tissue,
 )
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
@@ -40,6 +41,7 @@ def test_parameters_and_defaults(section):
     [
         ("field (`Bias`)", (95, module.FIELD_RAMP)),
         ("resolution (`Resolution`)", module.BLURRED),
+        ("contrast by tissue (`Tissue`)", module.UNEVEN),
         ("contrast (`Contrast`), without the ruler", (contrast.LIKE[0], contrast.UNLIKE[0])),
         ("contrast (`Contrast`), with it", (contrast.LIKE[1], contrast.UNLIKE[1])),
         ("noise (`Noise`)", (module.NOISY, module.NOISY)),
@@ -74,6 +76,13 @@ def test_sizes_named_in_the_text(section):
             *module.BLURRED
         ),
         f"}},\\, {resolution.STRONGEST:.0f}\\big)",
+        f"Gaussian mean ({tissue.SURROUNDINGS:.0f} voxel, the brain's voxels alone)",
+        f"sum of {tissue.WAVES} cosines of brightness (from {tissue.DIM} to {tissue.BRIGHT}, "
+        f"{tissue.LEVELS} levels), fitted by ridge regression ({tissue.RIDGE} times",
+        f"at most {tissue.STEPS} times, as long as",
+        f"$|L|$ is {tissue.LARGEST} at most",
+        f"stay below against the others ({module.LEAST_UNEVEN} at least;",
+        "divided out from {} $\\bar u$ on, in full from {} $\\bar u$".format(*module.UNEVEN),
         f"the rank (one of {texture.RANKS})",
         f"block of {texture.PLACE} voxels",
         f"stratum (one of {texture.STRATA}, equally filled)",

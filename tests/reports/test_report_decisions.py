@@ -15,6 +15,10 @@ RESOLUTION = {
     "Applied": True, "Weight": 1.0, "Blur": 0.362, "BlurAlongAxes": [0.36, 0.04, -0.01],
     "UsualBlur": 0.11,
 }  # fmt: skip
+TISSUE = {
+    "Applied": True, "Weight": 1.0, "Unevenness": 0.221, "UsualUnevenness": 0.055,
+    "Brightness": [0.2, 0.5, 0.9], "LogGain": [-0.1, 0.1, 0.0],
+}  # fmt: skip
 CONTRAST = {
     "Applied": True, "Weight": 1.0, "Unlikeness": 5.31, "UsualUnlikeness": 1.8, "Ruler": RULER,
 }  # fmt: skip
@@ -22,7 +26,10 @@ NOISE = {"Applied": True, "Sigma": 0.02, "UsualSigma": 0.012, "Judge": "model"}
 
 
 def block(**changes):
-    stages = {"Bias": BIAS, "Resolution": RESOLUTION, "Contrast": CONTRAST, "Noise": NOISE}
+    stages = {
+        "Bias": BIAS, "Resolution": RESOLUTION, "Tissue": TISSUE, "Contrast": CONTRAST,
+        "Noise": NOISE,
+    }  # fmt: skip
     for name, change in changes.items():
         stages[name] = {**stages[name], **change}
     return {"Method": "map", "Parameters": {"bias": True}, "Decisions": stages}
@@ -30,19 +37,26 @@ def block(**changes):
 
 def told(stage, **change):
     rows = {row["stage"]: row for row in decision_rows(block(**{stage: change}))}
-    return rows[{"Bias": "Bias field"}.get(stage, stage)]
+    return rows[{"Bias": "Bias field", "Tissue": "Contrast by tissue"}.get(stage, stage)]
 
 
 def test_every_stage_is_told_with_the_sidecar_s_own_figures():
     rows = decision_rows(block())
-    stages = ["Bias field", "Resolution", "Contrast", "Own contrast", "Noise"]
+    stages = [
+        "Bias field", "Resolution", "Contrast by tissue", "Contrast", "Own contrast", "Noise",
+    ]  # fmt: skip
     assert [row["stage"] for row in rows] == stages
     assert {row["state"] for row in rows} == {"done"}
-    bias, resolution, contrast, own, noise = (row["sentence"] for row in rows)
+    bias, resolution, tissue, contrast, own, noise = (row["sentence"] for row in rows)
     assert bias == "A bias field of 9.3 % was removed (target scans: up to 1.9 %)."
     assert resolution == (
         "The scan was sharpened: its detail is blurred beyond that of target scans (left-right "
         "0.60, back-front 0.20, foot-head 0.00 voxels; size 0.36; target scans up to 0.11)."
+    )
+    assert tissue == (
+        "Contrast depends on the tissue: a gain that goes with the brightness of a voxel's "
+        "surroundings was divided out (uneven by 22.1 %, target scans up to 5.5 %); between the "
+        "dimmest and the brightest gain lie 22 %."
     )
     assert "mapped" in contrast
     assert "(distance 5.3, about 1 for a target scan, more than 1.8 is mapped)" in contrast
@@ -57,6 +71,7 @@ def test_what_was_left_alone_is_told_with_the_reason():
     rows = {
         "bias": told("Bias", Applied=False, Weight=0.0, Spread=0.012),
         "resolution": told("Resolution", Applied=False, Weight=0.0, Blur=0.0),
+        "tissue": told("Tissue", Applied=False, Weight=0.0, Unevenness=0.021),
         "contrast": told("Contrast", Applied=False, Weight=0.0, Unlikeness=0.94),
         "noise": told("Noise", Applied=False, Sigma=0.009),
     }
@@ -71,6 +86,8 @@ def test_what_was_left_alone_is_told_with_the_reason():
     for size, more in ((0.1, "blurred no more than"), (0.12, "blurred hardly more than")):
         sentence = told("Resolution", Applied=False, Weight=0.0, Blur=size)["sentence"]
         assert more in sentence
+    assert "(uneven by 2.1 %, target scans up to 5.5 %)" in rows["tissue"]["sentence"]
+    assert "no gain went with" in rows["tissue"]["sentence"]
     assert "left as it was" in rows["contrast"]["sentence"]
     assert "0.9" in rows["contrast"]["sentence"] and "1.8" in rows["contrast"]["sentence"]
     assert "left as it was: about 0.9 %" in rows["noise"]["sentence"]
@@ -79,7 +96,7 @@ def test_what_was_left_alone_is_told_with_the_reason():
     assert "Own contrast" not in [row["stage"] for row in left]
 
 
-@pytest.mark.parametrize("stage", ["Bias", "Resolution", "Contrast"])
+@pytest.mark.parametrize("stage", ["Bias", "Resolution", "Tissue", "Contrast"])
 def test_half_a_change_is_told_as_half(stage):
     assert "42 %" in told(stage, Weight=0.42)["sentence"]
     assert "42 %" not in told(stage)["sentence"]
@@ -88,11 +105,12 @@ def test_half_a_change_is_told_as_half(stage):
 def test_stages_that_were_switched_off_say_so():
     given = block(Bias={"Applied": False, "Reason": "switched off"}, Noise={"Reason": "no flow"})
     # The parameter speaks where the decision does not.
-    given["Parameters"] |= {"contrast": False, "resolution": False}
+    given["Parameters"] |= {"contrast": False, "resolution": False, "tissue": False}
     rows = decision_rows(given)
-    assert [row["state"] for row in rows] == ["off"] * 4
+    assert [row["state"] for row in rows] == ["off"] * 5
     assert "Switched off" in rows[0]["sentence"] and "Switched off" in rows[1]["sentence"]
-    assert "Switched off" in rows[2]["sentence"] and "no flow" in rows[3]["sentence"]
+    assert "Switched off" in rows[2]["sentence"] and "Switched off" in rows[3]["sentence"]
+    assert "no flow" in rows[4]["sentence"]
 
 
 @pytest.mark.parametrize(("coverage", "told"), [(0.86, False), (0.66, True), (None, False)])
@@ -106,7 +124,7 @@ def test_a_part_of_a_brain_is_told_as_such(coverage, told):
 
 def test_without_the_ruler_an_average_anatomy_was_assumed():
     ruler = {"Weight": 0.0, "Reason": "switched off"}
-    row = decision_rows(block(Contrast={"Ruler": ruler}))[3]
+    row = decision_rows(block(Contrast={"Ruler": ruler}))[4]
     assert (row["stage"], row["answer"]) == ("Own contrast", "Off")
     assert "was not told" in row["sentence"] and "large ventricles" in row["sentence"]
     text = methods_text([{"Harmonization": block(Contrast={"Ruler": ruler})}])
@@ -114,9 +132,16 @@ def test_without_the_ruler_an_average_anatomy_was_assumed():
     assert "ridge regression" in methods_text([{"Harmonization": block()}])
 
 
-@pytest.mark.parametrize(("noisy", "words"), [(True, "too noisy"), (False, "could not tell")])
-def test_an_anatomy_that_was_not_told_apart_is_pointed_out(noisy, words):
-    given = block(Contrast={"Ruler": {**RULER, "Weight": 0.0, "TooNoisy": noisy}})
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ({"TooNoisy": True}, "too noisy"),
+        ({"TooNoisy": False, "Evened": 0.0}, "could not tell"),
+        ({"TooNoisy": False, "Evened": 1.0}, "was made the target's usual one: it cannot tell"),
+    ],
+)
+def test_an_anatomy_that_was_not_told_apart_is_pointed_out(why, words):
+    given = block(Contrast={"Ruler": {**RULER, "Weight": 0.0, **why}})
     row = next(row for row in decision_rows(given) if row["stage"] == "Own contrast")
     assert words in row["sentence"] and "large ventricles" in row["sentence"]
     assert row["answer"] == "Not known"

@@ -9,9 +9,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bh_bids.anatomy.registration import write_affine
 from bh_bids.dataset import Scan
 from bh_bids.evaluation.participant import METRICS, TRACE
-from bh_bids.interfaces.harmonization import Harmonize, HarmonizeTogether, Summarize
+from bh_bids.harmonization import map as map_solver
+from bh_bids.interfaces.harmonization import (
+    ApplyOnNativeGrid,
+    Harmonize,
+    HarmonizeTogether,
+    Summarize,
+)
 from bh_bids.interfaces.reportlets import PlotHarmonization
 from bh_bids.reports.decisions import decision_rows
 from bh_bids.settings import METHODS, Settings
@@ -148,6 +155,31 @@ def test_scans_that_share_a_map_are_harmonized_in_one_step(small_model, tmp_path
     first, second = (nib.load(path).get_fdata() for path in done.out_files)
     assert first.max() > 0
     np.testing.assert_allclose(first, second, atol=1e-3 * first.max())
+
+
+def test_a_gain_by_surroundings_reaches_the_scans_own_grid(small_model, tmp_path, monkeypatch):
+    """The gate is opened: that of such a small brain seldom is."""
+    monkeypatch.setattr(map_solver, "UNEVEN", (1e-6, 2e-6))
+    mean = nib.load(small_model / "mean.nii.gz")
+    volume = mean.get_fdata(dtype=np.float32)
+    mask = np.where(volume > 0.05, 1, 0).astype(np.uint8)
+    paths = {name: str(tmp_path / f"{name}.nii.gz") for name in ("mask", "source", "to_itself")}
+    nib.save(nib.Nifti1Image(mask, mean.affine), paths["mask"])
+    nib.save(nib.Nifti1Image(np.float32(300) * mask * volume**0.7, mean.affine), paths["source"])
+    write_affine(np.eye(4), tmp_path / "itself.mat")
+    done = Harmonize(
+        in_file=paths["source"], mask=paths["mask"], model=str(small_model), model_sha256="0",
+        device="cpu", parameters={"noise": False, "resolution": False},
+    ).run(cwd=str(tmp_path)).outputs  # fmt: skip
+    found = json.loads(Path(done.result).read_text())
+    assert found["decisions"]["Tissue"]["Applied"] and found["tissue_gain"] == "gain.nii.gz"
+    own = ApplyOnNativeGrid(
+        native=paths["source"], mask=paths["mask"], source=paths["source"],
+        harmonized=done.out_file, result=done.result, transform=str(tmp_path / "itself.mat"),
+        reference=paths["source"],
+    ).run(cwd=str(tmp_path)).outputs  # fmt: skip
+    native, harmonized = (nib.load(p).get_fdata() for p in (own.out_file, done.out_file))
+    np.testing.assert_allclose(native, harmonized, atol=1e-3 * harmonized.max())
 
 
 def test_the_trace_is_drawn_as_what_it_is(steps):
