@@ -118,13 +118,15 @@ def _along_axes(variances):
 
 
 def _tissue(found):
-    size, usual = _percent(found.get("Unevenness")), _percent(found.get("UsualUnevenness"))
+    uneven, most = found.get("Unevenness"), found.get("UsualUnevenness")
+    size, usual = _percent(uneven), _percent(most)
     figures = [f"uneven by {size}" if size else "", f"target scans up to {usual}" if usual else ""]
     against = f" ({', '.join(filter(None, figures))})" if any(figures) else ""
     if not found.get("Applied"):
+        more = "hardly" if (_number(uneven) or 0) > (_number(most) or 0) else "no"
         return (
-            "Contrast does not depend on the tissue more than in target scans: no gain went with "
-            f"a voxel's surroundings{against}."
+            "No gain by a voxel's surroundings was divided out: contrast depends on the tissue "
+            f"{more} more than in target scans{against}."
         )
     gains = [g for g in map(_number, found.get("LogGain") or []) if g is not None]
     if gains:

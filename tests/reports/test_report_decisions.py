@@ -87,7 +87,9 @@ def test_what_was_left_alone_is_told_with_the_reason():
         sentence = told("Resolution", Applied=False, Weight=0.0, Blur=size)["sentence"]
         assert more in sentence
     assert "(uneven by 2.1 %, target scans up to 5.5 %)" in rows["tissue"]["sentence"]
-    assert "no gain went with" in rows["tissue"]["sentence"]
+    assert "on the tissue no more than" in rows["tissue"]["sentence"]
+    found = told("Tissue", Applied=False, Weight=0.0, Unevenness=0.072)["sentence"]
+    assert "on the tissue hardly more than in target scans (uneven by 7.2 %" in found
     assert "left as it was" in rows["contrast"]["sentence"]
     assert "0.9" in rows["contrast"]["sentence"] and "1.8" in rows["contrast"]["sentence"]
     assert "left as it was: about 0.9 %" in rows["noise"]["sentence"]
