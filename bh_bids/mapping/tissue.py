@@ -45,7 +45,8 @@ class Surroundings:
     mask : numpy.ndarray of bool, shape (x, y, z)
         Brain.
     telling : numpy.ndarray of bool, shape (x, y, z), optional
-        Voxels that the local contrast is told from; without, all of the brain.
+        Voxels that the local contrast is told from, all others (lesions) being no part of their
+        surroundings; without, all of the brain.
     """
 
     def __init__(self, mask, telling=None):
@@ -53,17 +54,27 @@ class Surroundings:
         inside = mask[self.box]
         self._weight = _gaussian(inside.astype(np.float32))
         self.near = self._weight > LEAST
-        self._core = (inside if telling is None else telling[self.box]) & (self._weight > INNER)
+        self._telling, self._telling_weight = inside, self._weight
+        if telling is not None and not np.array_equal(telling, mask):
+            self._telling = telling[self.box] & inside
+            self._telling_weight = _gaussian(self._telling.astype(np.float32))
+        self._core = self._telling & (self._telling_weight > INNER)
 
     def mean(self, volume):
-        """Gaussian mean over the brain's voxels around each, inside ``box``.
+        """Gaussian mean around each voxel, inside ``box``.
+
+        It is over the brain's voxels that tell something; around those that do not, over all.
 
         Parameters
         ----------
         volume : numpy.ndarray of float32
             Values inside ``box``, 0 outside the mask.
         """
-        return _gaussian(volume) / np.maximum(self._weight, LEAST)
+        mean = _gaussian(volume) / np.maximum(self._weight, LEAST)
+        if self._telling_weight is self._weight:
+            return mean
+        around = _gaussian(np.where(self._telling, volume, np.float32(0)))
+        return np.where(self._telling, around / np.maximum(self._telling_weight, LEAST), mean)
 
     def local_contrast(self, volume, mean):
         """Logarithm of the local contrast at each brightness of the surroundings.

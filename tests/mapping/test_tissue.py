@@ -231,3 +231,25 @@ def test_voxels_that_tell_nothing_tell_nothing():
         some.local_contrast(v[some.box], some.mean(v[some.box])) for v in (volume, spoiled)
     )
     np.testing.assert_allclose(second[0], first[0], atol=1e-6)
+
+
+def test_what_a_lesion_looks_like_changes_no_gain_outside_of_it():
+    lesion = np.zeros(SHAPE, bool)
+    lesion[40:50, 20:30, 20:30] = True
+    some, match = Surroundings(MASK, MASK & ~lesion), matcher(brain(0))
+    usual, _ = contrast_of(brain(0))
+    source = with_gain(brain(1), hump)
+
+    def match_rest(volume):
+        own = brain_quantiles(volume[MASK & ~lesion])
+        matched = map_between(own, brain_quantiles(brain(0)[MASK]))(volume)
+        return np.where(MASK, matched, 0).astype(np.float32)
+
+    ill = np.where(lesion, 3.0, source).astype(np.float32)
+    (healthy,), _ = tissue_gain([(source, some, match_rest)], usual)
+    (found,), _ = tissue_gain([(ill, some, match_rest)], usual)
+    (misled,), _ = tissue_gain([(ill, INSIDE, match)], usual)
+    rest = MASK & ~lesion
+    np.testing.assert_allclose(found[rest], healthy[rest], atol=1e-5)
+    assert np.abs(misled - healthy)[rest].max() > 0.05
+    assert np.isfinite(found).all()
