@@ -12,6 +12,7 @@ from .resolution import AXES, RINGS, blur_between, detail_spectrum
 from .ruler import COLUMNS, ContrastRuler, contrast_profile, leave_one_out
 from .spectrum import power_spectrum
 from .steady import Agreement, samples
+from .tissue import LEVELS as BRIGHTNESSES
 from .tissue import Surroundings, together, unevenness
 
 # Deviations of brightness that are told apart when asking whether a scan looks like the target's:
@@ -141,7 +142,11 @@ class Calibration:
         """
         if set(arrays) != {field.name for field in fields(cls)}:
             return None
-        shapes = {"ruler_centre": (COLUMNS,), "detail": (RINGS, AXES)}
+        shapes = {
+            "ruler_centre": (COLUMNS,),
+            "detail": (RINGS, AXES),
+            "local_contrast": (BRIGHTNESSES,),
+        }
         if any(np.shape(arrays[name]) != shape for name, shape in shapes.items()):
             return None
         for name, array in arrays.items():

@@ -108,8 +108,13 @@ def test_too_few_scans_are_refused_and_few_are_enough(domain):
     assert len(said) == 6
     arrays = few.to_arrays()
     assert Calibration.from_arrays(arrays) is not None
-    # Those of versions of bh-bids that looked at more columns of texture, or at one blur for all.
-    for older in ({"ruler_centre": np.zeros(COLUMNS + 16)}, {"detail": np.zeros(RINGS)}):
+    # Those of versions of bh-bids that looked at other columns of texture, at one blur for all, or
+    # at other brightnesses.
+    for older in (
+        {"ruler_centre": np.zeros(COLUMNS + 16)},
+        {"detail": np.zeros(RINGS)},
+        {"local_contrast": np.zeros(8)},
+    ):
         assert Calibration.from_arrays({**arrays, **older}) is None
     # A scan it has not seen is not called another scanner's for want of deviations to know it by.
     own = brain_quantiles(domain.scans[6][domain.mask])
