@@ -233,14 +233,9 @@ class FlowEngine:
         step = n if self._chunk is None else max(1, self._chunk // (h * w))
         if step >= n:
             return function(hidden, context, *options)
-        found = [
-            function(
-                hidden[:, k : k + step],
-                None if context is None else context[:, k : k + step],
-                *options,
-            )
-            for k in range(0, n, step)
-        ]
+        parts = hidden.split(step, dim=1)
+        contexts = [None] * len(parts) if context is None else context.split(step, dim=1)
+        found = [function(*part, *options) for part in zip(parts, contexts, strict=True)]
         if torch.is_tensor(found[0]):
             return torch.cat(found, dim=1)
         hidden, changes = zip(*found, strict=True)

@@ -40,24 +40,28 @@ def planar_spline(inputs, parameters, sums, tail_bound, inverse=False, logabsdet
     """
     bins, n = (len(parameters) - 1) // 3, inputs.shape[1]
     clamped = inputs.clamp(-tail_bound, tail_bound)
-    logits = parameters[: 2 * bins].view(2, bins, n)
-    exponentials = (logits - logits.amax(dim=1, keepdim=True)).exp_()
-    # Knots of widths and of heights in units of their own, (2, bins + 1, n), 0 in the middle.
+    # Split, not sliced: a slice's gradient is as large as the whole.
+    logits, derivatives = parameters.split((2 * bins, bins + 1))
+    logits = logits.view(2, bins, n)
+    # Knots are in units of their own, so that this is no part of the gradient.
+    exponentials = (logits - logits.detach().amax(dim=1, keepdim=True)).exp_()
+    # Knots of widths and of heights, (2, bins + 1, n), 0 in the middle.
     knots = torch.matmul(sums, exponentials)
-    reach = knots[:, bins:]
 
     searched = int(inverse)
+    with torch.no_grad():
+        ladder = knots[searched]
+        passed = clamped * (ladder[bins:] / tail_bound) >= ladder[1:bins]
+        passed = passed.to(inputs.dtype)
+        index = torch.mm(passed.new_ones(1, bins - 1), passed).long()
+        # One gather for all: the gradient of each would be as large as what it gathers from.
+        picks = torch.cat((index, index + 1, torch.full_like(index, bins)))
+    low, high, reach = knots.gather(1, picks.expand(2, 3, n)).split(1, dim=1)
+    low, size, reach = low.unbind(), (high - low).unbind(), reach.unbind()
     position = clamped * (reach[searched] / tail_bound)
-    passed = (position >= knots[searched, 1:bins]).to(inputs.dtype)
-    index = torch.mm(passed.new_ones(1, bins - 1), passed).long()
-    above = index + 1
-    low = knots.gather(1, index.expand(2, 1, n))
-    size = knots.gather(1, above.expand(2, 1, n)) - low
     within = ((position - low[searched]) / size[searched]).clamp(0, 1)
 
-    derivatives = parameters[2 * bins :]
-    d_left = F.softplus(derivatives.gather(0, index)) + MIN_DERIVATIVE
-    d_right = F.softplus(derivatives.gather(0, above)) + MIN_DERIVATIVE
+    d_left, d_right = (F.softplus(derivatives.gather(0, picks[:2])) + MIN_DERIVATIVE).split(1)
     slope = (size[1] * reach[0]) / (size[0] * reach[1])
     curvature = d_left + d_right - 2 * slope
 
