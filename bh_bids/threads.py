@@ -27,3 +27,8 @@ def results(function, parts, count):
             yield from pool.map(function, parts)
     finally:
         torch.set_num_threads(threads)
+
+
+def at_once(functions):
+    """What functions without arguments return, in order; run on as many threads as torch has."""
+    return list(results(lambda function: function(), functions, torch.get_num_threads()))

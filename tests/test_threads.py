@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from bh_bids.harmonization.threads import results, workers
+from bh_bids.threads import at_once, results, workers
 
 
 @pytest.fixture
@@ -43,3 +43,15 @@ def test_one_part_stays_in_its_thread(two_threads):
     assert list(results(lambda _: threading.get_ident(), [0], 2)) == [threading.get_ident()]
     assert workers(torch.device("cpu")) == 2
     assert workers(torch.device("cuda")) == 1
+
+
+def test_functions_run_at_once_and_return_in_order(two_threads):
+    meeting = threading.Barrier(2, timeout=20)
+
+    def meet(name):
+        meeting.wait()  # nobody passes who is alone
+        return name
+
+    assert at_once([lambda: meet("first"), lambda: meet("second")]) == ["first", "second"]
+    torch.set_num_threads(1)
+    assert at_once([threading.get_ident, lambda: 2]) == [threading.get_ident(), 2]

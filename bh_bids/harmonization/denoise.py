@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..flow.context import slice_context
-from .threads import results, workers
+from ..threads import results, workers
 
 CANDIDATES = (0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.026, 0.034, 0.044)
 # Slices that the noise level is told from, evenly spread over the middle of the brain.

@@ -9,11 +9,14 @@ weak there are no edges: there the local correlation tells, and how much of the 
 unexplained. It forgives a gain that changes smoothly, which a bias field may have been.
 """
 
+from functools import partial
+
 import numpy as np
 
 from ..anatomy.resampling import content_box
 from ..evaluation.harm import local_ncc_map, stripes
 from ..mapping.intensity import brain_quantiles, map_between
+from ..threads import at_once
 
 SMOOTHING = 1.0
 """Voxels; standard deviation of the Gaussian that noise is kept out of the edges with."""
@@ -64,23 +67,34 @@ def structure_figures(source, harmonized, mask):
     inside = np.asarray(mask, dtype=bool)[box]
     before = np.where(inside, source[box], 0).astype(np.float32)
     after = np.where(inside, harmonized[box], 0).astype(np.float32)
-    back = map_between(brain_quantiles(after[inside]), brain_quantiles(before[inside]))
-    after = np.where(inside, back(after), 0).astype(np.float32)
-    steps = stripes(before, after, inside)
-    before, after = (_smoothed(v, inside, SMOOTHING) for v in (before, after))
-    a, b = (np.stack(np.gradient(v)) for v in (before, after))
+    own, given = (brain_quantiles(v[inside]) for v in (after, before))
+    after[inside] = map_between(own, given)(after[inside])
     core = binary_erosion(inside)
     if not core.any():
         return dict.fromkeys(FIGURES)
-    found = local_ncc_map(before, after, inside, NEIGHBOURS)
+    brains = before, after
+    smoothed = [partial(_smoothed, brain, inside, SMOOTHING) for brain in brains]
+    before, after = at_once(smoothed)
+    a, b = (np.stack(np.gradient(v)) for v in (before, after))
     both = (a * b).sum(axis=0)
     lengths = (a * a).sum(axis=0), (b * b).sum(axis=0)
-    lost, invented = (_worst_share(both, square, core) for square in lengths)
+
+    def local_figures():
+        found = local_ncc_map(before, after, inside, NEIGHBOURS)
+        return _low_correlation(found, core, lengths[0]), _worst_difference(before, after, found)
+
+    (agreement, difference), lost, invented, steps = at_once(
+        [
+            local_figures,
+            *(partial(_worst_share, both, square, core) for square in lengths),
+            partial(stripes, *brains, inside),
+        ]
+    )
     return {
         "EdgesLost": lost,
         "EdgesInvented": invented,
-        "LocalNCC": _low_correlation(found, core, lengths[0]),
-        "Difference": _worst_difference(before, after, found),
+        "LocalNCC": agreement,
+        "Difference": difference,
         "Stripes": float(steps) if np.isfinite(steps) else None,
     }
 

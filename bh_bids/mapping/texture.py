@@ -10,8 +10,11 @@ Texture depends on the place (receivers, cortex or deep nuclei) and on the struc
 well; rank, place and structure are told apart by an additive model.
 """
 
+from functools import partial
+
 import numpy as np
 
+from ..threads import at_once
 from .intensity import SHARES
 
 RANKS = 16
@@ -65,10 +68,12 @@ def texture_profile(matched, mask, quantiles):
         return np.zeros(COLUMNS), float(np.log(FLOOR))
     share = np.interp(matched[core], quantiles, SHARES)
     rank = np.clip((share * RANKS).astype(int), 0, RANKS - 1)
-    strata = [
-        _strata(_squared_gradient(gaussian_filter(matched, s, truncate=3.0))[core]) for s in SCALES
-    ]
-    finest = _strata(_squared_gradient(gaussian_filter(matched, FINEST, truncate=3.0))[core])
+
+    def structure(scale):
+        smooth = gaussian_filter(matched, scale, truncate=3.0)
+        return _strata(_squared_gradient(smooth)[core])
+
+    finest, *strata = at_once([partial(structure, scale) for scale in (FINEST, *SCALES)])
     place = np.ravel_multi_index(
         [(i + part.start) // PLACE for i, part in zip(core, box, strict=True)],
         [n // PLACE + 1 for n in mask.shape],
@@ -77,8 +82,12 @@ def texture_profile(matched, mask, quantiles):
     variance = uniform_filter(matched**2, 3)[core] - mean**2
     spread = np.log(np.sqrt(np.maximum(variance, 0)) + SPREAD_FLOOR)
     profile = np.zeros(COLUMNS)
-    profile[TEXTURE] = _rank_effect(spread, rank, [place, *strata])
-    profile[FINE] = _rank_effect(spread, rank, [place, finest, *strata])
+    profile[TEXTURE], profile[FINE] = at_once(
+        [
+            partial(_rank_effect, spread, rank, [place, *strata]),
+            partial(_rank_effect, spread, rank, [place, finest, *strata]),
+        ]
+    )
     length = np.sqrt(_squared_gradient(matched)[core])
     gradient = np.bincount(rank, length, minlength=RANKS)
     gradient = gradient / np.maximum(np.bincount(rank, minlength=RANKS), 1)
