@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..mapping.disturb import NOISE
+from .gates import ramp
 
 # Unlikeness (about 1 for a target scan) up to which the contrast is left as it is, and from which
 # it is mapped in full: without the ruler, and with it.
@@ -158,11 +159,6 @@ def decide(calibration, seen, *, mapped):
     }
     target = weight * expected + (1 - weight) * own / scale
     return Contrast(own, target, scale, expected if weight == 1 else None, weight, decision)
-
-
-def ramp(value, low, high):
-    """0 up to ``low``, 1 from ``high``, straight between."""
-    return float(np.clip((value - low) / (high - low), 0, 1))
 
 
 def _share(size):

@@ -19,7 +19,6 @@ from ..flow.context import slice_context
 from ..flow.engine import FlowEngine
 from ..mapping import spectrum
 from ..mapping.field import (
-    WHOLE,
     Lattice,
     field_spread,
     log_field,
@@ -28,31 +27,17 @@ from ..mapping.field import (
 )
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
-from ..mapping.resolution import blur_between, blur_size, detail_spectrum, sharpened
+from ..mapping.resolution import blur_between, detail_spectrum, sharpened
 from ..mapping.ruler import contrast_profile
 from ..mapping.tissue import BRIGHTNESS, Surroundings, tissue_gain, unevenness
-from .contrast import Seen, decide, ramp, told_deviation
+from .contrast import Seen, decide, told_deviation
 from .denoise import CANDIDATES, FlowDenoiser
+from .gates import NOISY, blur_gate, field_gate, tissue_gate
 from .latent import LatentStep
 from .slices import SliceBox
 from .solvers import Solution, check_number
 
 FLOWS = ("model", "gaussian", "identity")
-# A field is applied from the spread that 95 % of target scans stay below, in full this much above.
-FIELD_RAMP = 0.010
-# What is added to the usual spread where all of the brain is missing, in proportion.
-MISSING = 0.12
-# Noise of this level and more is taken away.
-NOISY = 0.012
-# A blur is undone from so many times the size that 95 % of target scans stay below, in full from so
-# many.
-BLURRED = (1.5, 2.0)
-# What target scans are taken to stay below at least, voxels squared: few may differ by less.
-LEAST_BLUR = 0.05
-# The same of how uneven the local contrast is: contrast that depends on the tissue.
-UNEVEN = (2.0, 2.5)
-# Log units.
-LEAST_UNEVEN = 0.03
 # Slices of which the flow's verdict on each stage is taken.
 VERDICT_SLICES = 8
 
@@ -169,14 +154,7 @@ def _even_tissues(runs):
         found.append(own.local_contrast(matched, own.mean(matched)))
     # A scanner's contrast shows in all of its scans, a change in the head in some.
     size = min(unevenness(*own, calibration.local_contrast) for own in found)
-    usual = max(float(np.quantile(calibration.null_unevenness, 0.95)), LEAST_UNEVEN)
-    weight = ramp(size, *(usual * factor for factor in UNEVEN))
-    decision = {
-        "Applied": weight > 0,
-        "Weight": round(weight, 4),
-        "Unevenness": round(size, 4),
-        "UsualUnevenness": round(usual, 4),
-    }
+    weight, decision = tissue_gate(size, calibration)
     if weight == 0:
         return decide_on(decision)
     brains = [(run.volume, own, run.match) for run, own in zip(runs, around, strict=True)]
@@ -259,17 +237,7 @@ class _Run:
         found, power = standard_field(values, lattice, calibration.histograms, self.quantiles)
         found = found - calibration.null_field
         spread = field_spread(found, lattice, values > 0) if (values > 0).any() else 0.0
-        usual = float(np.quantile(calibration.null_spread, 0.95))
-        if self.coverage < WHOLE:
-            # What is found on whole target scans says less of a part of one.
-            usual += MISSING * (1 - self.coverage)
-        weight = ramp(spread, usual, usual + FIELD_RAMP)
-        self.decisions["Bias"] = {
-            "Applied": weight > 0,
-            "Weight": round(weight, 4),
-            "Spread": round(spread, 4),
-            "UsualSpread": round(usual, 4),
-        }
+        weight, self.decisions["Bias"] = field_gate(spread, self.coverage, calibration)
         if weight == 0:
             return
         self.coefficients = weight / power * found
@@ -334,16 +302,7 @@ class _Run:
             self.decisions["Resolution"] = {"Applied": False, "Reason": "too small"}
             return
         blur = blur_between(spectrum, calibration.detail)
-        size = float(blur_size(blur))
-        usual = max(float(np.quantile(blur_size(calibration.null_blur), 0.95)), LEAST_BLUR)
-        weight = ramp(size, *(usual * factor for factor in BLURRED))
-        self.decisions["Resolution"] = {
-            "Applied": weight > 0,
-            "Weight": round(weight, 4),
-            "Blur": round(size, 4),
-            "BlurAlongAxes": [round(float(along), 4) for along in blur],
-            "UsualBlur": round(usual, 4),
-        }
+        weight, self.decisions["Resolution"] = blur_gate(blur, calibration)
         if weight == 0:
             return
         self.volume = sharpened(self.volume, mask, weight * blur)

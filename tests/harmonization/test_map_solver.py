@@ -13,10 +13,9 @@ from bh_bids.errors import InputError, ModelError
 from bh_bids.evaluation.similarity import psnr
 from bh_bids.flow.config import FlowConfig
 from bh_bids.flow.network import TargetFlow
-from bh_bids.harmonization import harmonize, harmonize_together
-from bh_bids.harmonization import map as module
-from bh_bids.harmonization.contrast import ramp
+from bh_bids.harmonization import gates, harmonize, harmonize_together
 from bh_bids.harmonization.denoise import FlowDenoiser
+from bh_bids.harmonization.gates import ramp
 from bh_bids.harmonization.slices import SliceBox
 from bh_bids.mapping.calibration import calibrate
 from bh_bids.mapping.disturb import NOISE
@@ -174,7 +173,7 @@ def test_stages_and_decisions_are_told(model, set_noise):
     assert again["Noise"] == {
         "Applied": True,
         "Sigma": 0.02,
-        "UsualSigma": module.NOISY,
+        "UsualSigma": gates.NOISY,
         "Judge": "model",
     }
     assert again["Bias"]["Spread"] > again["Bias"]["UsualSpread"] > 0
@@ -307,7 +306,7 @@ def test_target_scans_that_hardly_differ_do_not_open_the_resolutions_gate(fine_d
     set_noise(0.004)
     model = make_model(fine_domain, null_blur=np.full((2, 3), 1e-9))
     decision = solve(with_grain(24), model, bias=False).decisions["Resolution"]
-    assert decision["UsualBlur"] == module.LEAST_BLUR and not decision["Applied"]
+    assert decision["UsualBlur"] == gates.LEAST_BLUR and not decision["Applied"]
 
 
 def test_of_a_noisy_scan_nothing_is_sharpened_or_evened(fine_domain, set_noise):
@@ -395,7 +394,7 @@ def test_target_scans_that_hardly_differ_do_not_open_the_tissues_gate(fine_domai
     off *= 0.04 / unevenness(own + off, share, own)
     usual = {"local_contrast": own + off, "null_unevenness": np.full(2, 1e-9)}
     decision = solve(scan, make_model(fine_domain, **usual), bias=False).decisions["Tissue"]
-    assert decision["UsualUnevenness"] == module.LEAST_UNEVEN
+    assert decision["UsualUnevenness"] == gates.LEAST_UNEVEN
     assert decision["Unevenness"] == pytest.approx(0.04, abs=2e-3) and not decision["Applied"]
 
 
@@ -420,7 +419,7 @@ def test_noise_is_taken_away_by_the_flow(domain, model, set_noise):
     assert result.decisions["Noise"] == {
         "Applied": True,
         "Sigma": 0.02,
-        "UsualSigma": module.NOISY,
+        "UsualSigma": gates.NOISY,
         "Judge": "model",
     }
     mapped = np.where(MASK, result.mapping(result.scaled_source), 0).astype(np.float32)
@@ -461,7 +460,7 @@ def test_the_fields_gate_opens_with_its_spread(domain, short, weight):
     own = brain_quantiles(lattice(full.scaled_source)[inside])
     power = contrast_power(own, domain.calibration.quantiles)
     spread = field_spread(power * full.mapping.coefficients, lattice, inside)
-    usual = np.full(10, spread - short * module.FIELD_RAMP)
+    usual = np.full(10, spread - short * gates.FIELD_RAMP)
     result = solve(source, make_model(domain, null_spread=usual), noise=False)
     decision = result.decisions["Bias"]
     assert decision["Weight"] == pytest.approx(weight, abs=1e-3)
@@ -767,7 +766,7 @@ def test_of_a_part_of_a_brain_less_is_asked(domain, model):
     covered = result.decisions["Coverage"]
     assert covered == pytest.approx(part.sum() / MASK.sum(), abs=0.08)
     assert result.decisions["Bias"]["UsualSpread"] == pytest.approx(
-        usual + module.MISSING * (1 - covered), abs=1e-4
+        usual + gates.MISSING * (1 - covered), abs=1e-4
     )
     # Its ranks are compared with those of that part of the target.
     own = brain_quantiles(result.scaled_source[part])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bh_bids.flow.config import FlowConfig
-from bh_bids.harmonization import contrast, denoise
+from bh_bids.harmonization import contrast, denoise, gates
 from bh_bids.harmonization import map as module
 from bh_bids.mapping import (
     calibration,
@@ -39,12 +39,12 @@ def test_parameters_and_defaults(section):
 @pytest.mark.parametrize(
     ("row", "values"),
     [
-        ("field (`Bias`)", (95, module.FIELD_RAMP)),
-        ("resolution (`Resolution`)", module.BLURRED),
-        ("contrast by tissue (`Tissue`)", module.UNEVEN),
+        ("field (`Bias`)", (95, gates.FIELD_RAMP)),
+        ("resolution (`Resolution`)", gates.BLURRED),
+        ("contrast by tissue (`Tissue`)", gates.UNEVEN),
         ("contrast (`Contrast`), without the ruler", (contrast.LIKE[0], contrast.UNLIKE[0])),
         ("contrast (`Contrast`), with it", (contrast.LIKE[1], contrast.UNLIKE[1])),
-        ("noise (`Noise`)", (module.NOISY, module.NOISY)),
+        ("noise (`Noise`)", (gates.NOISY, gates.NOISY)),
         ("ruler counts less (`Distance`)", (contrast.NEAR, contrast.FAR)),
         ("ruler counts less (`Sharpness`)", (contrast.SHARP, contrast.BLURRED)),
     ],
@@ -71,9 +71,9 @@ def test_sizes_named_in_the_text(section):
         "between {} and {} cycles per voxel".format(*resolution.BAND),
         f"= {resolution.ALONG:.3f}$ of $f^2$, and of either other {resolution.ACROSS:.3f}",
         f"Gaussian mean of {resolution.SMOOTH:.0f} voxels",
-        f"stay below ({module.LEAST_BLUR} at least;",
+        f"stay below ({gates.LEAST_BLUR} at least;",
         "a blur is undone from ${}\\,\\bar v$ on, in full from ${}\\,\\bar v$".format(
-            *module.BLURRED
+            *gates.BLURRED
         ),
         f"}},\\, {resolution.STRONGEST:.0f}\\big)",
         f"Gaussian mean ({tissue.SURROUNDINGS:.0f} voxel, the brain's voxels alone)",
@@ -81,8 +81,8 @@ def test_sizes_named_in_the_text(section):
         f"{tissue.LEVELS} levels), fitted by ridge regression ({tissue.RIDGE} times",
         f"at most {tissue.STEPS} times, as long as",
         f"$|L|$ is {tissue.LARGEST} at most",
-        f"stay below against the others ({module.LEAST_UNEVEN} at least;",
-        "divided out from {} $\\bar u$ on, in full from {} $\\bar u$".format(*module.UNEVEN),
+        f"stay below against the others ({gates.LEAST_UNEVEN} at least;",
+        "divided out from {} $\\bar u$ on, in full from {} $\\bar u$".format(*gates.UNEVEN),
         f"the rank (one of {texture.RANKS})",
         f"block of {texture.PLACE} voxels",
         f"stratum (one of {texture.STRATA}, equally filled)",
@@ -101,7 +101,7 @@ def test_sizes_named_in_the_text(section):
         "shifted by {} to {} voxels".format(*disturb.SHIFT),
         f"noise of up to {disturb.NOISE}",
         f"gains of {100 * disturb.GAIN:.0f} %",
-        f"raised by {module.MISSING} times the share that is missing",
+        f"raised by {gates.MISSING} times the share that is missing",
         f"1 - \\frac{{({contrast.ERROR}\\,\\epsilon)^2}}",
         f"from {low} to {high}, and told",
         f"{nine} levels and {denoise.SLICES} slices",

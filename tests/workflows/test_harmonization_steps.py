@@ -12,7 +12,7 @@ import pytest
 from bh_bids.anatomy.registration import write_affine
 from bh_bids.dataset import Scan
 from bh_bids.evaluation.participant import METRICS, TRACE
-from bh_bids.harmonization import map as map_solver
+from bh_bids.harmonization import gates
 from bh_bids.interfaces.harmonization import (
     ApplyOnNativeGrid,
     Harmonize,
@@ -159,7 +159,7 @@ def test_scans_that_share_a_map_are_harmonized_in_one_step(small_model, tmp_path
 
 def test_a_gain_by_surroundings_reaches_the_scans_own_grid(small_model, tmp_path, monkeypatch):
     """The gate is opened: that of such a small brain seldom is."""
-    monkeypatch.setattr(map_solver, "UNEVEN", (1e-6, 2e-6))
+    monkeypatch.setattr(gates, "UNEVEN", (1e-6, 2e-6))
     mean = nib.load(small_model / "mean.nii.gz")
     volume = mean.get_fdata(dtype=np.float32)
     mask = np.where(volume > 0.05, 1, 0).astype(np.uint8)

@@ -1,0 +1,110 @@
+"""Whether a stage has anything to do: how far what it found is beyond what target scans show.
+
+What is usual is the 95th percentile of what the same stage finds on the target's own training
+scans. Each gate gives the share of the stage that is applied, 0 to 1, and what it was decided on,
+for the sidecar. The contrast's gate is in :mod:`bh_bids.harmonization.contrast`, for it weighs the
+ruler's word, too.
+"""
+
+import numpy as np
+
+from ..mapping.field import WHOLE
+from ..mapping.resolution import blur_size
+
+# A field is applied from what is usual, in full from this much above.
+FIELD_RAMP = 0.010
+# What is added to the usual spread where all of the brain is missing, in proportion.
+MISSING = 0.12
+# A blur is undone from so many times the usual size, in full from so many.
+BLURRED = (1.5, 2.0)
+# What target scans are taken to stay below at least, voxels squared: few may differ by less.
+LEAST_BLUR = 0.05
+# The same of how uneven the local contrast is: contrast that depends on the tissue.
+UNEVEN = (2.0, 2.5)
+# Log units.
+LEAST_UNEVEN = 0.03
+# Noise of this level and more is taken away, target units.
+NOISY = 0.012
+
+
+def field_gate(spread, coverage, calibration):
+    """Share of a bias field to be divided out.
+
+    Parameters
+    ----------
+    spread : float
+        Of the field found, logarithms.
+    coverage : float
+        Share of the brain that was scanned: what is found on whole target scans says less of a
+        part of one.
+    calibration : bh_bids.mapping.calibration.Calibration
+
+    Returns
+    -------
+    weight : float
+    decision : dict
+    """
+    usual = _usual(calibration.null_spread)
+    if coverage < WHOLE:
+        usual += MISSING * (1 - coverage)
+    return _decided(spread, usual, (usual, usual + FIELD_RAMP), "Spread")
+
+
+def blur_gate(blur, calibration):
+    """Share of a blur to be undone.
+
+    Parameters
+    ----------
+    blur : numpy.ndarray, shape (3,)
+        Along each axis, voxels squared; negative where the scan is sharper than usual.
+    calibration : bh_bids.mapping.calibration.Calibration
+
+    Returns
+    -------
+    weight : float
+    decision : dict
+    """
+    usual = max(_usual(blur_size(calibration.null_blur)), LEAST_BLUR)
+    weight, decision = _decided(float(blur_size(blur)), usual, _times(usual, BLURRED), "Blur")
+    return weight, decision | {"BlurAlongAxes": [round(float(along), 4) for along in blur]}
+
+
+def tissue_gate(size, calibration):
+    """Share of a gain that goes with the tissue to be divided out.
+
+    Parameters
+    ----------
+    size : float
+        Unevenness of the local contrast.
+    calibration : bh_bids.mapping.calibration.Calibration
+
+    Returns
+    -------
+    weight : float
+    decision : dict
+    """
+    usual = max(_usual(calibration.null_unevenness), LEAST_UNEVEN)
+    return _decided(size, usual, _times(usual, UNEVEN), "Unevenness")
+
+
+def ramp(value, low, high):
+    """0 up to ``low``, 1 from ``high``, straight between."""
+    return float(np.clip((value - low) / (high - low), 0, 1))
+
+
+def _usual(null):
+    return float(np.quantile(null, 0.95))
+
+
+def _times(usual, factors):
+    return tuple(usual * factor for factor in factors)
+
+
+def _decided(figure, usual, limits, name):
+    weight = ramp(figure, *limits)
+    return weight, {
+        "Applied": weight > 0,
+        "Weight": round(weight, 4),
+        name: round(figure, 4),
+        f"Usual{name}": round(usual, 4),
+    }
