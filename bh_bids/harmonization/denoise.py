@@ -74,9 +74,15 @@ class FlowDenoiser:
             fine = np.isfinite(table).all(axis=0)
             return indices[int(np.argmax(table[:, fine].sum(axis=1)))]
 
-        # The score has one peak: the best of every other candidate, then its neighbours.
-        peak = best(range(0, len(candidates), 2))
-        return candidates[best(range(max(peak - 1, 0), min(peak + 2, len(candidates))))]
+        # The score has one peak: from the best of every other candidate, both ends aside, uphill.
+        count = len(candidates)
+        peak = best(range(0, count, 2)[1:-1] or range(count))
+        for _ in candidates:
+            nearby = best(range(max(peak - 1, 0), min(peak + 2, count)))
+            if nearby == peak:
+                break
+            peak = nearby
+        return candidates[peak]
 
     def clean(self, stack, sigma, report=lambda done, of: None):
         """The expected stack without noise of ``sigma``; background stays 0.
