@@ -1,8 +1,11 @@
 """What harmonization may do to a brain, good or bad, told by a truth that shares its anatomy."""
 
+from functools import partial
+
 import numpy as np
 
 from ..errors import InputError
+from ..threads import at_once
 from .similarity import _masked
 from .tissue import tissue_modes
 
@@ -150,17 +153,20 @@ def local_ncc_map(truth, image, mask, window=9):
     def mean(v):
         return uniform_filter(v, window, mode="constant")
 
-    share = mean(inside.astype(np.float64))
+    share, mean_a, mean_b = at_once([partial(mean, v) for v in (inside.astype(np.float64), a, b)])
     counted = inside & (share >= 0.5)
     weight = np.where(counted, share, 1)
-    mean_a, mean_b = mean(a) / weight, mean(b) / weight
-    var_a, var_b, both = (
-        mean(u * v) / weight - mu * mv
-        for u, v, mu, mv in (
-            (a, a, mean_a, mean_a),
-            (b, b, mean_b, mean_b),
-            (a, b, mean_a, mean_b),
-        )
+    mean_a, mean_b = mean_a / weight, mean_b / weight
+
+    def moment(u, v, mean_u, mean_v):
+        return mean(u * v) / weight - mean_u * mean_v
+
+    var_a, var_b, both = at_once(
+        [
+            partial(moment, a, a, mean_a, mean_a),
+            partial(moment, b, b, mean_b, mean_b),
+            partial(moment, a, b, mean_a, mean_b),
+        ]
     )
     tiny_a, tiny_b = (1e-10 * max(float((v**2).max()), 1e-30) for v in (a, b))
     counted &= var_a > tiny_a

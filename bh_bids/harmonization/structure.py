@@ -67,26 +67,28 @@ def structure_figures(source, harmonized, mask):
     inside = np.asarray(mask, dtype=bool)[box]
     before = np.where(inside, source[box], 0).astype(np.float32)
     after = np.where(inside, harmonized[box], 0).astype(np.float32)
-    own, given = (brain_quantiles(v[inside]) for v in (after, before))
-    after[inside] = map_between(own, given)(after[inside])
-    core = binary_erosion(inside)
+    core, own, given = at_once(
+        [
+            partial(binary_erosion, inside),
+            *(partial(brain_quantiles, v[inside]) for v in (after, before)),
+        ]
+    )
     if not core.any():
         return dict.fromkeys(FIGURES)
+    after[inside] = map_between(own, given)(after[inside])
     brains = before, after
     smoothed = [partial(_smoothed, brain, inside, SMOOTHING) for brain in brains]
     before, after = at_once(smoothed)
-    a, b = (np.stack(np.gradient(v)) for v in (before, after))
-    both = (a * b).sum(axis=0)
-    lengths = (a * a).sum(axis=0), (b * b).sum(axis=0)
+    both, *lengths = at_once(
+        [partial(_gradient_product, *pair) for pair in ((before, after), (before,), (after,))]
+    )
 
-    def local_figures():
-        found = local_ncc_map(before, after, inside, NEIGHBOURS)
-        return _low_correlation(found, core, lengths[0]), _worst_difference(before, after, found)
-
-    (agreement, difference), lost, invented, steps = at_once(
+    found = local_ncc_map(before, after, inside, NEIGHBOURS)
+    difference, lost, invented, agreement, steps = at_once(
         [
-            local_figures,
+            partial(_worst_difference, before, after, found),
             *(partial(_worst_share, both, square, core) for square in lengths),
+            partial(_low_correlation, found, core, lengths[0]),
             partial(stripes, *brains, inside),
         ]
     )
@@ -147,6 +149,16 @@ def _smoothed(volume, inside, sigma):
 
     weight = gaussian_filter(inside.astype(np.float32), sigma)
     return gaussian_filter(volume, sigma) / np.maximum(weight, 1e-3)
+
+
+def _gradient_product(volume, other=None):
+    """Product of the gradients of two volumes, or a gradient's squared length, per voxel."""
+    total = np.zeros_like(volume)
+    for axis in range(volume.ndim):
+        slope = np.gradient(volume, axis=axis)
+        slope *= slope if other is None else np.gradient(other, axis=axis)
+        total += slope
+    return total
 
 
 def _worst_share(both, square, core):

@@ -100,8 +100,10 @@ def _squared_gradient(volume):
     for axis in range(3):
         inner, ahead, behind = ([slice(None)] * 3 for _ in range(3))
         inner[axis], ahead[axis], behind[axis] = slice(1, -1), slice(2, None), slice(None, -2)
-        difference = (volume[tuple(ahead)] - volume[tuple(behind)]) / 2
-        square[tuple(inner)] += difference**2
+        difference = volume[tuple(ahead)] - volume[tuple(behind)]
+        difference /= 2
+        difference *= difference
+        square[tuple(inner)] += difference
     return square
 
 
