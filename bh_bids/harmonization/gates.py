@@ -11,11 +11,11 @@ import numpy as np
 from ..mapping.field import WHOLE
 from ..mapping.resolution import blur_size
 
-# A field is applied from what is usual, in full from this much above.
-FIELD_RAMP = 0.010
-# What is added to the usual spread where all of the brain is missing, in proportion.
+# A field is divided out from so many times the usual spread, in full from so many.
+FIELD = (1.3, 1.8)
+# What is added to both where all of the brain is missing, in proportion.
 MISSING = 0.12
-# A blur is undone from so many times the usual size, in full from so many.
+# The same of a blur's size.
 BLURRED = (1.5, 2.0)
 # What target scans are taken to stay below at least, voxels squared: few may differ by less.
 LEAST_BLUR = 0.05
@@ -45,9 +45,9 @@ def field_gate(spread, coverage, calibration):
     decision : dict
     """
     usual = _usual(calibration.null_spread)
-    if coverage < WHOLE:
-        usual += MISSING * (1 - coverage)
-    return _decided(spread, usual, (usual, usual + FIELD_RAMP), "Spread")
+    missing = MISSING * (1 - coverage) if coverage < WHOLE else 0.0
+    limits = (limit + missing for limit in _times(usual, FIELD))
+    return _decided(spread, usual + missing, limits, "Spread")
 
 
 def blur_gate(blur, calibration):

@@ -7,7 +7,7 @@ import pytest
 
 from bh_bids.harmonization.gates import (
     BLURRED,
-    FIELD_RAMP,
+    FIELD,
     LEAST_BLUR,
     LEAST_UNEVEN,
     MISSING,
@@ -25,9 +25,9 @@ USUAL = 0.19
 
 @pytest.mark.parametrize("share", [0, 0.25, 1])
 def test_a_stage_is_applied_by_its_share_of_the_way_between_the_limits(share):
-    weight, decision = field_gate(
-        USUAL + share * FIELD_RAMP, 1.0, SimpleNamespace(null_spread=NULL)
-    )
+    low, high = FIELD
+    spread = USUAL * (low + share * (high - low))
+    weight, decision = field_gate(spread, 1.0, SimpleNamespace(null_spread=NULL))
     assert weight == pytest.approx(share, abs=1e-9)
     assert decision["UsualSpread"] == USUAL and decision["Applied"] == (share > 0)
     low, high = UNEVEN
@@ -44,10 +44,13 @@ def test_a_stage_is_applied_by_its_share_of_the_way_between_the_limits(share):
 
 def test_a_part_of_a_brain_must_show_more_of_a_field():
     calibration = SimpleNamespace(null_spread=NULL)
-    almost = field_gate(0.2, WHOLE, calibration)[1]["UsualSpread"]
-    part = field_gate(0.2, 0.7, calibration)[1]["UsualSpread"]
-    assert almost == USUAL
-    assert part == pytest.approx(USUAL + 0.3 * MISSING)
+    almost = field_gate(0.2, WHOLE, calibration)[1]
+    part = field_gate(0.2, 0.7, calibration)[1]
+    assert almost["UsualSpread"] == USUAL
+    assert part["UsualSpread"] == pytest.approx(USUAL + 0.3 * MISSING)
+    low, high = (USUAL * limit + 0.3 * MISSING for limit in FIELD)
+    assert field_gate(low, 0.7, calibration)[0] == pytest.approx(0, abs=1e-9)
+    assert field_gate((low + high) / 2, 0.7, calibration)[0] == pytest.approx(0.5)
 
 
 def test_a_blur_is_judged_by_its_size_over_all_axes():

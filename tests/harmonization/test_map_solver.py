@@ -450,8 +450,8 @@ def test_ramp():
         assert ramp(value, 1.8, 2.3) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("short", "weight"), [(-1e-4, 0), (0.5, 0.5), (1.01, 1)])
-def test_the_fields_gate_opens_with_its_spread(domain, short, weight):
+@pytest.mark.parametrize(("share", "weight"), [(-0.01, 0), (0.5, 0.5), (1.01, 1)])
+def test_the_fields_gate_opens_with_its_spread(domain, share, weight):
     source = make_scan(33) * np.exp(a_field(0.1))
     full = solve(source, make_model(domain), noise=False)
     assert full.decisions["Bias"]["Weight"] == 1
@@ -460,7 +460,8 @@ def test_the_fields_gate_opens_with_its_spread(domain, short, weight):
     own = brain_quantiles(lattice(full.scaled_source)[inside])
     power = contrast_power(own, domain.calibration.quantiles)
     spread = field_spread(power * full.mapping.coefficients, lattice, inside)
-    usual = np.full(10, spread - short * gates.FIELD_RAMP)
+    low, high = gates.FIELD
+    usual = np.full(10, spread / (low + share * (high - low)))
     result = solve(source, make_model(domain, null_spread=usual), noise=False)
     decision = result.decisions["Bias"]
     assert decision["Weight"] == pytest.approx(weight, abs=1e-3)

@@ -39,7 +39,7 @@ def test_parameters_and_defaults(section):
 @pytest.mark.parametrize(
     ("row", "values"),
     [
-        ("field (`Bias`)", (95, gates.FIELD_RAMP)),
+        ("field (`Bias`)", gates.FIELD),
         ("resolution (`Resolution`)", gates.BLURRED),
         ("contrast by tissue (`Tissue`)", gates.UNEVEN),
         ("contrast (`Contrast`), without the ruler", (contrast.LIKE[0], contrast.UNLIKE[0])),
