@@ -199,8 +199,8 @@ def _map_text(blocks):
             "A smooth field of the bias that was left by N4 was estimated by comparing each "
             "voxel's intensity with the target scans' local histograms, as N4 [@n4] compares it "
             "with a sharpened global one, and was divided out where its standard deviation "
-            f"exceeded that of 95 % of target scans{f' ({usual})' if usual else ''}; "
-            f"{_changed(used, 'Bias')}."
+            "exceeded 1.3 times (in full, 1.8 times) what 95 % of target scans stay below"
+            f"{f' ({usual})' if usual else ''}; {_changed(used, 'Bias')}."
         )
     if used := _with_stage(blocks, "Resolution"):
         stages.append(

@@ -74,11 +74,13 @@ def _coverage_rows(coverage):
 
 
 def _bias(found):
-    spread, usual = _percent(found.get("Spread")), _percent(found.get("UsualSpread"))
+    size, most = _number(found.get("Spread")), _number(found.get("UsualSpread"))
+    spread, usual = _percent(size), _percent(most)
     against = f" (target scans: up to {usual})" if usual else ""
     if not found.get("Applied"):
         left = f"the {spread} found are" if spread else "what was found is"
-        return f"No bias field was removed: {left} no more than target scans have{against}."
+        more = "hardly" if (size or 0) > (most or 0) else "no"
+        return f"No bias field was removed: {left} {more} more than target scans have{against}."
     part = _part(found)
     if part:
         return (

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bh_bids.harmonization.gates import FIELD
 from bh_bids.reports import plots
 from bh_bids.reports.assemble import write_participant_report
 from bh_bids.reports.boilerplate import cited_keys, methods_text
@@ -77,7 +78,13 @@ def test_what_was_left_alone_is_told_with_the_reason():
     }
     assert {row["state"] for row in rows.values()} == {"left"}
     assert {row["answer"] for row in rows.values()} == {"Left alone"}
-    assert "1.2 % found" in rows["bias"]["sentence"] and "1.9 %" in rows["bias"]["sentence"]
+    assert "1.2 % found are no more" in rows["bias"]["sentence"]
+    assert "1.9 %" in rows["bias"]["sentence"]
+    found = told("Bias", Applied=False, Weight=0.0, Spread=0.022)["sentence"]
+    assert (
+        "the 2.2 % found are hardly more than target scans have (target scans: up to 1.9 %)"
+        in found
+    )
     assert "blurred no more than in target scans" in rows["resolution"]["sentence"]
     assert "size 0.00; target scans up to 0.11)." in rows["resolution"]["sentence"]
     for axes in (None, [0.36], [0.36, None, 0.1]):
@@ -269,7 +276,10 @@ def test_nothing_from_a_sidecar_can_run_in_the_decisions(page):
 def test_the_methods_text_counts_the_scans_and_cites_what_was_used():
     text = methods_text([{"Harmonization": b} for b in (block(), block(Bias={"Applied": False}))])
     assert "method *map*" in text and "1 of 2 scans were changed" in text
-    assert "95 % of target scans (1.9 %)" in text
+    low, high = FIELD
+    assert (
+        f"{low} times (in full, {high} times) what 95 % of target scans stay below (1.9 %)" in text
+    )
     assert {"blindharmony", "efron", "n4", "nsf", "nflows"} <= set(cited_keys(text))
     other = methods_text([{"Harmonization": block(Noise={"Judge": "gaussian"})}])
     assert "Wiener filter" in other and "efron" not in cited_keys(other)
