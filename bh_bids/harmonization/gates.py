@@ -11,18 +11,14 @@ import numpy as np
 from ..mapping.field import WHOLE
 from ..mapping.resolution import blur_size
 
-# A field is divided out from so many times the usual spread, in full from so many.
-FIELD = (1.3, 1.8)
-# What is added to both where all of the brain is missing, in proportion.
+# From so many times the usual a stage is applied, in full from so many: a field's spread, a blur's
+# size, and how uneven the local contrast is.
+FIELD, BLURRED, UNEVEN = (1.3, 1.8), (1.5, 2.0), (2.0, 2.5)
+# What target scans are taken to show at least, for few may differ by less: log units, voxels
+# squared, log units.
+LEAST_FIELD, LEAST_BLUR, LEAST_UNEVEN = 0.010, 0.05, 0.03
+# What is added to a field's limits where all of the brain is missing, in proportion.
 MISSING = 0.12
-# The same of a blur's size.
-BLURRED = (1.5, 2.0)
-# What target scans are taken to stay below at least, voxels squared: few may differ by less.
-LEAST_BLUR = 0.05
-# The same of how uneven the local contrast is: contrast that depends on the tissue.
-UNEVEN = (2.0, 2.5)
-# Log units.
-LEAST_UNEVEN = 0.03
 # Noise of this level and more is taken away, target units.
 NOISY = 0.012
 
@@ -44,7 +40,7 @@ def field_gate(spread, coverage, calibration):
     weight : float
     decision : dict
     """
-    usual = _usual(calibration.null_spread)
+    usual = max(_usual(calibration.null_spread), LEAST_FIELD)
     missing = MISSING * (1 - coverage) if coverage < WHOLE else 0.0
     limits = (limit + missing for limit in _times(usual, FIELD))
     return _decided(spread, usual + missing, limits, "Spread")

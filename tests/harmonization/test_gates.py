@@ -9,6 +9,7 @@ from bh_bids.harmonization.gates import (
     BLURRED,
     FIELD,
     LEAST_BLUR,
+    LEAST_FIELD,
     LEAST_UNEVEN,
     MISSING,
     UNEVEN,
@@ -66,6 +67,10 @@ def test_a_blur_is_judged_by_its_size_over_all_axes():
 
 
 def test_scans_that_are_all_alike_do_not_make_the_gates_too_fine():
-    alike = SimpleNamespace(null_blur=np.zeros((4, 3)), null_unevenness=np.zeros(4))
+    alike = SimpleNamespace(
+        null_spread=np.zeros(4), null_blur=np.zeros((4, 3)), null_unevenness=np.zeros(4)
+    )
+    weight, decision = field_gate(0.0, 1.0, alike)
+    assert weight == 0 and decision["UsualSpread"] == LEAST_FIELD
     assert blur_gate(np.zeros(3), alike)[1]["UsualBlur"] == LEAST_BLUR
     assert tissue_gate(0.0, alike)[1]["UsualUnevenness"] == LEAST_UNEVEN

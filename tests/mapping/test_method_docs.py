@@ -71,6 +71,7 @@ def test_sizes_named_in_the_text(section):
         "between {} and {} cycles per voxel".format(*resolution.BAND),
         f"= {resolution.ALONG:.3f}$ of $f^2$, and of either other {resolution.ACROSS:.3f}",
         f"Gaussian mean of {resolution.SMOOTH:.0f} voxels",
+        f"95th percentile ({gates.LEAST_FIELD:.3f} at least;",
         f"stay below ({gates.LEAST_BLUR} at least;",
         "a blur is undone from ${}\\,\\bar v$ on, in full from ${}\\,\\bar v$".format(
             *gates.BLURRED
