@@ -29,7 +29,7 @@ def field_gate(spread, coverage, calibration):
     Parameters
     ----------
     spread : float
-        Of the field found, logarithms.
+        Standard deviation over the brain of the log-field found, at the target's contrast.
     coverage : float
         Share of the brain that was scanned: what is found on whole target scans says less of a
         part of one.
@@ -38,12 +38,12 @@ def field_gate(spread, coverage, calibration):
     Returns
     -------
     weight : float
+        0 to 1.
     decision : dict
+        Whether and how far it is applied, the figure and what is usual, for the sidecar.
     """
-    usual = max(_usual(calibration.null_spread), LEAST_FIELD)
     missing = MISSING * (1 - coverage) if coverage < WHOLE else 0.0
-    limits = (limit + missing for limit in _times(usual, FIELD))
-    return _decided(spread, usual + missing, limits, "Spread")
+    return _decided("Spread", spread, calibration.null_spread, LEAST_FIELD, FIELD, missing)
 
 
 def blur_gate(blur, calibration):
@@ -58,10 +58,12 @@ def blur_gate(blur, calibration):
     Returns
     -------
     weight : float
+        0 to 1.
     decision : dict
+        Whether and how far it is applied, the figure and what is usual, for the sidecar.
     """
-    usual = max(_usual(blur_size(calibration.null_blur)), LEAST_BLUR)
-    weight, decision = _decided(float(blur_size(blur)), usual, _times(usual, BLURRED), "Blur")
+    size, null = float(blur_size(blur)), blur_size(calibration.null_blur)
+    weight, decision = _decided("Blur", size, null, LEAST_BLUR, BLURRED)
     return weight, decision | {"BlurAlongAxes": [round(float(along), 4) for along in blur]}
 
 
@@ -71,16 +73,17 @@ def tissue_gate(size, calibration):
     Parameters
     ----------
     size : float
-        Unevenness of the local contrast.
+        Unevenness of the local contrast, log units.
     calibration : bh_bids.mapping.calibration.Calibration
 
     Returns
     -------
     weight : float
+        0 to 1.
     decision : dict
+        Whether and how far it is applied, the figure and what is usual, for the sidecar.
     """
-    usual = max(_usual(calibration.null_unevenness), LEAST_UNEVEN)
-    return _decided(size, usual, _times(usual, UNEVEN), "Unevenness")
+    return _decided("Unevenness", size, calibration.null_unevenness, LEAST_UNEVEN, UNEVEN)
 
 
 def ramp(value, low, high):
@@ -88,19 +91,13 @@ def ramp(value, low, high):
     return float(np.clip((value - low) / (high - low), 0, 1))
 
 
-def _usual(null):
-    return float(np.quantile(null, 0.95))
-
-
-def _times(usual, factors):
-    return tuple(usual * factor for factor in factors)
-
-
-def _decided(figure, usual, limits, name):
-    weight = ramp(figure, *limits)
+def _decided(name, figure, null, least, factors, raised=0.0):
+    """Weight and decision on a figure, from those of target scans; ``raised`` is added to these."""
+    usual = max(float(np.quantile(null, 0.95)), least)
+    weight = ramp(figure, *(usual * factor + raised for factor in factors))
     return weight, {
         "Applied": weight > 0,
         "Weight": round(weight, 4),
         name: round(figure, 4),
-        f"Usual{name}": round(usual, 4),
+        f"Usual{name}": round(usual + raised, 4),
     }
