@@ -7,6 +7,7 @@ other, and replaces what fails or is slow there: the initialisation of ActNorm o
 
 import math
 
+import numpy as np
 import torch
 from nflows.nn.nets import ConvResidualNet
 from nflows.transforms import (
@@ -28,6 +29,8 @@ STD_FLOOR = 1e-2
 class FlooredActNorm(ActNorm):
     """ActNorm whose data-dependent initialisation stays finite on constant channels."""
 
+    _known_initialized = False
+
     def _initialize(self, inputs):
         with torch.no_grad():
             dims = [d for d in range(inputs.dim()) if d != 1]
@@ -37,10 +40,17 @@ class FlooredActNorm(ActNorm):
             self.shift.copy_(-inputs.mean(dim=dims) / std)
             self.initialized.fill_(True)
 
+    def _load_from_state_dict(self, *args, **options):
+        super()._load_from_state_dict(*args, **options)
+        self._known_initialized = False
+
     def forward(self, inputs, context=None):
         """Scale and shift channels; returns outputs (n, c, h, w) and the log-determinant ()."""
-        if self.training and not self.initialized:
-            self._initialize(inputs)
+        # A GPU's truth values are looked at once: each look waits for all its work.
+        if self.training and not self._known_initialized:
+            if not self.initialized:
+                self._initialize(inputs)
+            self._known_initialized = True
         scale, shift = self._broadcastable_scale_shift(inputs)
         return scale * inputs + shift, self.log_scale.sum()
 
@@ -59,18 +69,19 @@ class InvertibleConvolution(OneByOneConvolution):
 
     def __init__(self, num_channels):
         super().__init__(num_channels, using_cache=False, identity_init=True)
+        # Where the parameters lie is known on their device, too, but is no part of a model's files.
+        for name, indices in (("_below", self.lower_indices), ("_above", self.upper_indices)):
+            self.register_buffer(name, torch.as_tensor(np.stack(indices)), persistent=False)
 
     def matrix(self):
         """Weight W, float64, such that channels map by ``W x + bias``; shape (c, c)."""
         n = self.features
         lower = torch.eye(n, dtype=torch.float64, device=self.bias.device)
-        lower = lower.index_put(self._index(self.lower_indices), self.lower_entries.double())
+        lower = lower.index_put(tuple(self._below), self.lower_entries.double())
         upper = torch.diag(self.upper_diag.double())
-        upper = upper.index_put(self._index(self.upper_indices), self.upper_entries.double())
-        return (lower @ upper)[:, self.permutation._inverse_permutation]
-
-    def _index(self, indices):
-        return tuple(torch.as_tensor(i, device=self.bias.device) for i in indices)
+        upper = upper.index_put(tuple(self._above), self.upper_entries.double())
+        product = lower @ upper
+        return torch.zeros_like(product).index_copy(1, self.permutation._permutation, product)
 
     def forward(self, inputs, context=None):
         """Map channels; returns outputs (n, c, h, w) and the log-determinant ()."""

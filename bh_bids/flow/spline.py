@@ -85,7 +85,7 @@ def _inner_knots(unnormalised, minimum, tail_bound):
     sizes = torch.softmax(unnormalised, dim=2).narrow(2, 0, bins - 1).cumsum(dim=2)
     steps = torch.arange(1, bins, dtype=sizes.dtype, device=sizes.device).view(1, 1, -1, 1, 1)
     offset = (2 * tail_bound * minimum) * steps - tail_bound
-    return torch.addcmul(offset, sizes, sizes.new_tensor(2 * tail_bound * (1 - minimum * bins)))
+    return torch.addcmul(offset, sizes, sizes.new_full((), 2 * tail_bound * (1 - minimum * bins)))
 
 
 def _bin(knots, index, bins, tail_bound):

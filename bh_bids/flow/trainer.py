@@ -13,6 +13,7 @@ from ..errors import DeviceError, InputError, ModelError
 from .averaging import WeightAverage
 from .checkpoint import load_checkpoint, save_checkpoint
 from .crops import Ahead, CropSampler
+from .gradient import Gradient
 from .network import TargetFlow
 from .precision import reduce_precision
 from .record import DRAWN_SLICES, Record
@@ -95,7 +96,11 @@ class Trainer:
                 raise DeviceError(f"Training on '{device}' is impossible: {reason}") from None
             self.average = WeightAverage(self.flow, self.settings.ema)
         reduce_precision(self.flow, self.settings.precision, device)
-        self._likelihood = self._group.likelihood(self.flow)
+        # Several processes exchange gradients while a step is computed, which is not recorded.
+        recorded = torch.device(device).type == "cuda" and self._group.size == 1
+        self._gradient = Gradient(
+            self._group.likelihood(self.flow), self.settings.clip, recorded=recorded
+        )
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=self.settings.learning_rate)
 
     @property
@@ -191,15 +196,13 @@ class Trainer:
         if self.step == 0:
             self._begin()
         group = self._group
+        # Counted before they are sent: a number of the device's is not there until all is done.
+        counted = group.sums(self.flow.dimensions(*on_device(crops, "cpu")).sum())[0]
         x, context = on_device(crops, group.device)
-        counted = group.sums(self.flow.dimensions(x, context).sum())[0]
-        log_prob = self._likelihood(x, context).sum()
         # Of the whole batch: the gradients of the processes' parts are averaged, not summed.
-        loss = bits_of(group.size * log_prob, counted, self.flow.config)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.settings.clip)
-        value = bits_of(group.sums(log_prob.detach())[0], counted, self.flow.config)
+        divisor = torch.tensor(math.log(2) * counted / group.size, device=group.device)
+        log_prob, norm = self._gradient(x, context, divisor)
+        value = bits_of(group.sums(log_prob)[0], counted, self.flow.config)
         if math.isfinite(value) and math.isfinite(float(norm)):
             self.optimizer.step()
             self.average.update(self.flow, self.step)

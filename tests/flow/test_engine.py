@@ -333,6 +333,7 @@ def test_residual_blocks_are_nflows_own():
     torch.testing.assert_close(found.permute(0, 3, 1, 2), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("tf32, tolerance", [(False, 1e-4), (True, 2e-2)])
 def test_cuda_equals_the_cpu_eager_and_replayed(tf32, tolerance):

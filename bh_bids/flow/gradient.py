@@ -1,0 +1,83 @@
+"""The gradient of a training step: on CUDA recorded once and replayed, one launch for thousands."""
+
+import logging
+import math
+
+import torch
+
+from .graphs import WARM_UP
+
+logger = logging.getLogger(__name__)
+
+
+class Gradient:
+    """Leaves the clipped gradient of a batch's negative log density in a flow's parameters.
+
+    Parameters
+    ----------
+    likelihood : torch.nn.Module
+        Maps (x, context) to log densities, see :class:`bh_bids.flow.distributed.Likelihood`.
+    clip : float
+        Largest norm of the gradient.
+    recorded : bool
+        Record the kernels of a step as a CUDA graph, once libraries have chosen theirs in the
+        first steps, and replay it from then on; where that fails, steps run as they are. All
+        batches must have the same shape. Small networks spend most of a step on launches.
+    """
+
+    def __init__(self, likelihood, clip, *, recorded=False):
+        self._likelihood, self._clip = likelihood, clip
+        self._parameters = list(likelihood.parameters())
+        self._left = WARM_UP if recorded else math.inf
+        self._replay = None
+
+    def __call__(self, x, context, divisor):
+        """Compute the gradient of ``-log_prob.sum() / divisor``.
+
+        Parameters
+        ----------
+        x, context
+            See :class:`bh_bids.flow.network.TargetFlow`.
+        divisor : torch.Tensor, shape ()
+
+        Returns
+        -------
+        log_prob : torch.Tensor, shape ()
+            Summed over the batch, nats. Valid until the next call.
+        norm : torch.Tensor, shape ()
+            Of the gradient before it was clipped. Valid until the next call.
+        """
+        if self._replay is None and self._left > 0:
+            self._left -= 1
+            return self._compute(x, context, divisor)
+        if self._replay is None:
+            self._replay = self._record(x, context, divisor)
+        return self._replay(x, context, divisor)
+
+    def _compute(self, x, context, divisor):
+        for parameter in self._parameters:
+            parameter.grad = None
+        log_prob = self._likelihood(x, context).sum()
+        (-log_prob / divisor).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        return log_prob.detach(), norm
+
+    def _record(self, *tensors):
+        """A replayable recording of a step, which leaves gradients where it left them first."""
+        static = [None if tensor is None else tensor.clone() for tensor in tensors]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                found = self._compute(*static)
+        except RuntimeError as error:
+            logger.warning("No CUDA graph for a step: %s", str(error).splitlines()[0])
+            return self._compute
+
+        def replay(*given):
+            for place, fresh in zip(static, given, strict=True):
+                if place is not None:
+                    place.copy_(fresh)
+            graph.replay()
+            return found
+
+        return replay
