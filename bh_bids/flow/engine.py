@@ -15,6 +15,7 @@ from ..errors import InputError
 from .fold import fold
 from .graphs import GraphCache
 from .network import CENTRE, TargetFlow, level_context
+from .precision import repeatable_convolutions
 from .stages import Stage, Tools
 
 # From this width on the products saved outweigh the transforms of tiles (CPU only).
@@ -116,7 +117,8 @@ class FlowEngine:
         ----------
         x : torch.Tensor, shape (n, 1, h, w)
             Slices in target units; h and w multiples of ``config.side_multiple``. Where it
-            requires its gradient, the pass is differentiable.
+            requires its gradient, the pass is differentiable; go back in the block of
+            :func:`bh_bids.flow.precision.repeatable_convolutions`.
         context : torch.Tensor, shape (n, len(config.conditions), h, w), optional
             See :class:`bh_bids.flow.network.TargetFlow`.
         logabsdet : bool
@@ -251,10 +253,7 @@ class FlowEngine:
     def _run(self, name, function, *tensors):
         if self.device.type != "cuda":
             return function(*tensors)
-        # No trials for the fastest algorithm: another run must give the same bytes.
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=self._tf32
-        ):
+        with repeatable_convolutions(self._tf32):
             if self._graphs is None:
                 return function(*tensors)
             return self._graphs.run(name, function, *tensors)

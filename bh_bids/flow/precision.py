@@ -1,5 +1,7 @@
 """Reduced precision where it is harmless: in the convolutions, never in the splines."""
 
+from contextlib import contextmanager
+
 import torch
 from nflows.nn.nets import ConvResidualNet
 
@@ -26,6 +28,24 @@ def reduce_precision(flow, precision, device):
         for module in flow.modules():
             if isinstance(module, ConvResidualNet):
                 module.forward = _in_bfloat16(module.forward, torch.device(device).type)
+
+
+@contextmanager
+def repeatable_convolutions(tf32):
+    """Let CUDA's convolutions give the same bytes in every run, until the end of the block.
+
+    A pass backward is one of its own: what held for the pass forward does not hold for it.
+
+    Parameters
+    ----------
+    tf32 : bool
+        Let them round their factors to TF32 (10 bits).
+    """
+    # No trials for the fastest algorithm, and none that adds in any order.
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
+    ):
+        yield
 
 
 def _in_bfloat16(forward, device_type):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..flow.context import slice_context
+from ..flow.precision import repeatable_convolutions
 from ..threads import results, workers
 
 CANDIDATES = (0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.026, 0.034, 0.044)
@@ -118,10 +119,11 @@ class FlowDenoiser:
                 self._log_prob(values, places - lowest, sigma, window).sum().backward()
             return window, values.grad, len(places)
 
-        for window, found, count in results(part, items, self._workers):
-            gradient[window] += found
-            done += count
-            report(done, len(occupied))
+        with repeatable_convolutions(tf32=False):
+            for window, found, count in results(part, items, self._workers):
+                gradient[window] += found
+                done += count
+                report(done, len(occupied))
         fine = gradient.isfinite().all(dim=2).all(dim=1)
         step = (sigma**2 * gradient).clamp(-3 * sigma, 3 * sigma)
         cleaned = torch.where(fine[:, None, None], stack + step, stack)

@@ -88,6 +88,26 @@ def noisy():
     return np.where(mask, volume, 0), mask
 
 
+def test_passes_backward_are_repeatable_and_exact(noisy):
+    """On CUDA gradients would else be of 10 bits, and of algorithms that add in any order."""
+    seen = []
+
+    class Watched(WhiteFlow):
+        def log_prob(self, x, context):
+            found = super().log_prob(x, context)
+            found.register_hook(lambda gradient: seen.append(cudnn()))
+            return found
+
+    def cudnn():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+
+    volume, mask = noisy
+    before = cudnn()
+    clean, _, stack = denoiser(Watched(), mask)
+    clean.clean(stack(volume), 0.02)
+    assert set(seen) == {(False, True)} and cudnn() == before == (True, False)
+
+
 def test_the_gradient_is_that_of_the_volumes_log_density(tools):
     """By central differences of the sum over slices, each of which also sees the one below."""
     volume, mask = tools.volume()
