@@ -61,7 +61,7 @@ class MapParameters:
         Let texture and steady places tell the participant's own contrast from the scanner's;
         without, the map is a histogram match.
     noise : bool
-        Estimate the noise, and take it away where it is beyond the target's.
+        Take the noise away where it is beyond the target's; without, it is estimated and stays.
     flow : {"model", "gaussian", "identity"}
         What judges and removes noise: the model's flow; a Gaussian of the target's mean power
         spectrum (for flows without the conditions "noise" and "mask", and as an ablation); or
@@ -311,7 +311,7 @@ class _Run:
 
     def _judge_noise(self, matched):
         """Estimate the noise in a brain whose histogram was matched."""
-        if self.flow == "identity" or not self.parameters.noise:
+        if self.flow == "identity":
             return
         if self.flow == "gaussian":
             self.sigma = spectrum.noise_level(
@@ -336,16 +336,17 @@ class _Run:
     def remove_noise(self):
         """Take the noise away where it is beyond the target's."""
         if self.sigma is None:
-            reason = "switched off" if self.flow != "identity" else "no flow"
-            self.decisions["Noise"] = {"Applied": False, "Reason": reason}
+            self.decisions["Noise"] = {"Applied": False, "Reason": "no flow"}
             return
+        wanted = self.parameters.noise
         self.decisions["Noise"] = {
-            "Applied": self.noisy,
+            "Applied": self.noisy and wanted,
             "Sigma": float(self.sigma),
             "UsualSigma": NOISY,
             "Judge": self.flow,
+            **({} if wanted else {"Reason": "switched off"}),
         }
-        if not self.noisy:
+        if not (self.noisy and wanted):
             return
         if self.flow == "gaussian":
             model = self.problem.model

@@ -220,7 +220,7 @@ def test_the_ruler_moves_the_quantiles_as_it_predicts(domain):
         sharpness=domain.calibration.sharpness * [1, 20],
     )
     source = make_scan(27) ** 0.6
-    result = solve(source, model, ruler=True, bias=False, noise=False)
+    result = solve(source, model, ruler=True, bias=False, flow="identity")
     assert result.decisions["Contrast"]["Ruler"]["Weight"] == 1
     pooled = domain.calibration.quantiles
     matched = np.where(MASK, map_between(brain_quantiles(source[MASK]), pooled)(source), 0)
@@ -407,7 +407,14 @@ def test_noise_is_taken_away_by_the_gaussian(model):
     assert clean.decisions["Noise"]["Applied"]
     assert clean.decisions["Noise"]["Sigma"] == pytest.approx(0.034, abs=0.01)
     assert "noise" not in {r["stage"] for r in kept.trace}
-    assert kept.decisions["Noise"] == {"Applied": False, "Reason": "switched off"}
+    # It is known all the same: what would spoil it, or be spoilt by it, is left out.
+    assert kept.decisions["Noise"] == {
+        **clean.decisions["Noise"],
+        "Applied": False,
+        "Reason": "switched off",
+    }
+    for stage in ("Resolution", "Tissue"):
+        assert kept.decisions[stage] == {"Applied": False, "Reason": "too noisy"}
     assert psnr(truth, clean.volume / SCALE, MASK) > psnr(truth, kept.volume / SCALE, MASK) + 1
 
 
@@ -541,7 +548,7 @@ def test_with_the_ruler_the_gate_opens_with_what_it_leaves(domain, unlikeness, w
         told_sd=factor * calibration.told_sd,
         told_rest=factor * calibration.told_rest,
     )
-    decision = solve(source, model, bias=False, noise=False, ruler=True).decisions["Contrast"]
+    decision = solve(source, model, bias=False, flow="identity", ruler=True).decisions["Contrast"]
     assert decision["Ruler"]["Weight"] == 1
     assert decision["UsualUnlikeness"] == 1.6
     assert decision["Unlikeness"] == pytest.approx(unlikeness, abs=2e-3)
@@ -582,7 +589,7 @@ def test_the_ruler_is_trusted_only_where_it_knows_the_texture(domain):
 
     def ruler(**changes):
         model = make_model(domain, **{**trusted, **changes})
-        return solve(source, model, ruler=True, bias=False, noise=False).decisions["Contrast"][
+        return solve(source, model, ruler=True, bias=False, flow="identity").decisions["Contrast"][
             "Ruler"
         ]
 
@@ -615,7 +622,7 @@ def test_a_told_deviation_counts_where_it_is_beyond_the_rulers_error(domain):
     size = np.sqrt(np.mean(change**2))
     for deviation in (0.9, 1.2, 1.7, 3.0):
         model = make_model(domain, **trusted, ruler_error=np.asarray(size / deviation))
-        result = solve(source, model, ruler=True, bias=False, noise=False)
+        result = solve(source, model, ruler=True, bias=False, flow="identity")
         told = result.decisions["Contrast"]["Ruler"]
         assert told["Deviation"] == pytest.approx(deviation, abs=0.1)
         # Positive-part James-Stein: what is left is the more certain the larger it is.
@@ -637,7 +644,8 @@ def test_switches_switch_off(model):
     for stage in ("Bias", "Resolution", "Tissue"):
         assert result.decisions[stage] == {"Applied": False, "Reason": "switched off"}
     assert not result.decisions["Contrast"]["Applied"]
-    assert result.decisions["Noise"] == {"Applied": False, "Reason": "switched off"}
+    noise = result.decisions["Noise"]
+    assert not noise["Applied"] and noise["Reason"] == "switched off"
     np.testing.assert_allclose(result.volume / SCALE, result.scaled_source, atol=1e-5)
     result = solve(source, model, flow="identity")
     assert result.decisions["Noise"] == {"Applied": False, "Reason": "no flow"}

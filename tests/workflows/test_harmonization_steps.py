@@ -169,7 +169,7 @@ def test_a_gain_by_surroundings_reaches_the_scans_own_grid(small_model, tmp_path
     write_affine(np.eye(4), tmp_path / "itself.mat")
     done = Harmonize(
         in_file=paths["source"], mask=paths["mask"], model=str(small_model), model_sha256="0",
-        device="cpu", parameters={"noise": False, "resolution": False},
+        device="cpu", parameters={"flow": "identity", "resolution": False},
     ).run(cwd=str(tmp_path)).outputs  # fmt: skip
     found = json.loads(Path(done.result).read_text())
     assert found["decisions"]["Tissue"]["Applied"] and found["tissue_gain"] == "gain.nii.gz"
