@@ -1,13 +1,10 @@
 """The gradient of a training step: on CUDA recorded once and replayed, one launch for thousands."""
 
-import logging
 import math
 
 import torch
 
-from .graphs import WARM_UP
-
-logger = logging.getLogger(__name__)
+from . import graphs
 
 
 class Gradient:
@@ -28,7 +25,7 @@ class Gradient:
     def __init__(self, likelihood, clip, *, recorded=False):
         self._likelihood, self._clip = likelihood, clip
         self._parameters = list(likelihood.parameters())
-        self._left = WARM_UP if recorded else math.inf
+        self._left = graphs.WARM_UP if recorded else math.inf
         self._replay = None
 
     def __call__(self, x, context, divisor):
@@ -51,7 +48,8 @@ class Gradient:
             self._left -= 1
             return self._compute(x, context, divisor)
         if self._replay is None:
-            self._replay = self._record(x, context, divisor)
+            tensors = (x, context, divisor)
+            self._replay = graphs.record(self._compute, tensors) or self._compute
         return self._replay(x, context, divisor)
 
     def _compute(self, x, context, divisor):
@@ -61,23 +59,3 @@ class Gradient:
         (-log_prob / divisor).backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
         return log_prob.detach(), norm
-
-    def _record(self, *tensors):
-        """A replayable recording of a step, which leaves gradients where it left them first."""
-        static = [None if tensor is None else tensor.clone() for tensor in tensors]
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                found = self._compute(*static)
-        except RuntimeError as error:
-            logger.warning("No CUDA graph for a step: %s", str(error).splitlines()[0])
-            return self._compute
-
-        def replay(*given):
-            for place, fresh in zip(static, given, strict=True):
-                if place is not None:
-                    place.copy_(fresh)
-            graph.replay()
-            return found
-
-        return replay

@@ -1,4 +1,4 @@
-"""CUDA graphs of passes whose shapes come again: one launch in place of thousands."""
+"""CUDA graphs of work whose shapes come again: one launch in place of thousands."""
 
 import logging
 
@@ -6,8 +6,45 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-# Eager passes before a shape is recorded: libraries choose their algorithms in them.
+# Calls as they are before one is recorded: libraries choose their algorithms in them.
 WARM_UP = 2
+
+
+def record(function, tensors):
+    """Record the kernels of a function that was called ``WARM_UP`` times.
+
+    Parameters
+    ----------
+    function : callable
+        Does no work that depends on values.
+    tensors : sequence of torch.Tensor or None
+        Its arguments, for their shapes.
+
+    Returns
+    -------
+    callable or None
+        Takes other tensors of these shapes and gives what the function gave, where the recording
+        writes it: valid until the next call. None where the function cannot be recorded.
+    """
+    # Made in inference mode they could not be written to outside it.
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = [None if t is None else t.clone() for t in tensors]
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            outputs = function(*inputs)
+    except RuntimeError as error:
+        logger.warning("No CUDA graph for this: %s", str(error).splitlines()[0])
+        return None
+
+    def replay(*given):
+        for static, fresh in zip(inputs, given, strict=True):
+            if static is not None:
+                static.copy_(fresh)
+        graph.replay()
+        return outputs
+
+    return replay
 
 
 class GraphCache:
@@ -42,35 +79,8 @@ class GraphCache:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
             if calls <= WARM_UP or len(self._recorded) >= self._size:
                 return function(*tensors)
-            self._recorded[key] = _record(function, tensors)
-        recorded = self._recorded[key]
-        return function(*tensors) if recorded is None else recorded(tensors)
-
-
-def _record(function, tensors):
-    """A replayable recording, or None where the function cannot be recorded."""
-    # Made in inference mode they could not be written to outside it.
-    with torch.inference_mode(False), torch.no_grad():
-        inputs = [None if t is None else t.clone() for t in tensors]
-    graph = torch.cuda.CUDAGraph()
-    try:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            function(*inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(graph):
-            outputs = function(*inputs)
-    except RuntimeError as error:
-        logger.warning("No CUDA graph for this pass: %s", str(error).splitlines()[0])
-        return None
-
-    def replay(given):
-        for static, fresh in zip(inputs, given, strict=True):
-            if static is not None:
-                static.copy_(fresh)
-        graph.replay()
-        # The graph writes where it always does: the caller keeps copies.
-        return [None if t is None else t.clone() for t in outputs]
-
-    return replay
+            self._recorded[key] = record(function, tensors)
+        replay = self._recorded[key]
+        if replay is None:
+            return function(*tensors)
+        return [None if t is None else t.clone() for t in replay(*tensors)]

@@ -358,7 +358,7 @@ def test_graphs_are_recorded_once_a_shape_comes_again(monkeypatch):
     calls, replays = [], []
 
     def record(function, tensors):
-        def replay(given):
+        def replay(*given):
             replays.append(given)
             return function(*given)
 
@@ -368,7 +368,7 @@ def test_graphs_are_recorded_once_a_shape_comes_again(monkeypatch):
         calls.append(len(x))
         return [2 * x, nothing]
 
-    monkeypatch.setattr(graphs, "_record", record)
+    monkeypatch.setattr(graphs, "record", record)
     cache = graphs.GraphCache(size=2)
     for k in range(5):
         found = cache.run("double", double, torch.full((3,), float(k)), None)

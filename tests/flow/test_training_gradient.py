@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from bh_bids.flow import gradient
+from bh_bids.flow import graphs
 from bh_bids.flow.distributed import Group
 from bh_bids.flow.gradient import Gradient
 
@@ -61,7 +61,7 @@ def test_recorded_steps_are_the_steps(flow):
         for f in (recorded, eager)
     }
     optimizers = {f: torch.optim.Adam(f.parameters(), lr=1e-3) for f in steps}
-    for k, x in enumerate(batches(gradient.WARM_UP + 4, "cuda")):
+    for k, x in enumerate(batches(graphs.WARM_UP + 4, "cuda")):
         divisor = torch.tensor(10.0 + k, device="cuda")
         found = [[float(value) for value in steps[f](x, None, divisor)] for f in steps]
         assert found[0] == pytest.approx(found[1], rel=1e-3)
