@@ -157,6 +157,19 @@ def test_gpu_and_cpu_remove_the_same_noise():
     assert np.quantile(difference, 0.99) < 5e-4
 
 
+@pytest.mark.gpu
+def test_gpu_gives_the_same_bytes_again():
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU that PyTorch can use")
+    model = load_model()
+    mask = model.mean > 0.05
+    noise = 0.02 * np.random.default_rng(0).standard_normal(mask.shape).astype(np.float32)
+    volume = np.where(mask, np.maximum(model.mean + noise, 1e-3), 0)
+    first, second = (harmonize(volume, mask, model, device="cuda") for _ in range(2))
+    assert first.decisions["Noise"]["Applied"]
+    assert first.volume.tobytes() == second.volume.tobytes()
+
+
 @st.composite
 def odd_volumes(draw, shape):
     """A brain-like ellipsoid of any place, with values of any kind."""
