@@ -66,23 +66,46 @@ def _trained(comparator, gap):
     )
 
 
-def _by_quantiles(match):
-    return Method(
-        lambda case, model, device, seed: match(
-            case.source, case.mask, model.intensity["Quantiles"]
-        )
-    )
+def _to_quantiles(match):
+    return lambda source, mask, model: match(source, mask, model.intensity["Quantiles"])
 
 
-def _after_n4(match):
-    def run(case, model, device, seed):
+def _to_mean(source, mask, model):
+    return ssimh(source, mask, model.mean)
+
+
+class _N4:
+    """N4's field of the case that was asked for last.
+
+    The methods of a case that start with it share it, so its time is that of the first of them.
+    """
+
+    def __init__(self):
+        self._source = self._field = None
+
+    def __call__(self, case, affine):
         # N4 is a matter of anatomy's dependencies; who does not ask for it does not load them.
         from bh_bids.anatomy.bias import n4_bias_field
 
-        field = n4_bias_field(case.source, model.config.affine, case.mask)
-        return match(case.source / field, case.mask, model.intensity["Quantiles"])
+        if self._source is not case.source:
+            self._field = n4_bias_field(case.source, affine, case.mask)
+            self._source = case.source
+        return self._field
 
-    return Method(run)
+
+_n4 = _N4()
+
+
+def _match(match):
+    return Method(lambda case, model, *_: match(case.source, case.mask, model))
+
+
+def _after_n4(match):
+    return Method(
+        lambda case, model, *_: match(
+            case.source / _n4(case, model.config.affine), case.mask, model
+        )
+    )
 
 
 def _solver(name, *, identity=False, slices_apart=False, **parameters):
@@ -119,12 +142,13 @@ def ceiling_global(case, model=None, device=None, seed=0):
 
 METHODS = {
     "source": Method(lambda case, *_: to_target_units(case.source, case.mask)[0]),
-    "gain": _by_quantiles(gain_match),
-    "hm": _by_quantiles(histogram_match),
-    "nyul": _by_quantiles(nyul_match),
-    "ssimh": Method(lambda case, model, *_: ssimh(case.source, case.mask, model.mean)),
-    "n4+hm": _after_n4(histogram_match),
-    "n4+nyul": _after_n4(nyul_match),
+    "gain": _match(_to_quantiles(gain_match)),
+    "hm": _match(_to_quantiles(histogram_match)),
+    "nyul": _match(_to_quantiles(nyul_match)),
+    "ssimh": _match(_to_mean),
+    "n4+hm": _after_n4(_to_quantiles(histogram_match)),
+    "n4+nyul": _after_n4(_to_quantiles(nyul_match)),
+    "n4+ssimh": _after_n4(_to_mean),
     "paper": _solver("paper", slices_apart=True),
     "paper-identity": _solver("paper", identity=True, slices_apart=True),
     "paper-gain": _solver("paper", start="gain", slices_apart=True),

@@ -72,6 +72,28 @@ def test_n4_removes_a_bias_before_the_match():
     assert left["n4+hm"] < 0.3 * left["hm"]
 
 
+def test_the_methods_of_a_case_share_its_n4_field(bench, monkeypatch):
+    bias = pytest.importorskip("bh_bids.anatomy.bias", reason="antspyx is missing")
+    from gapbench.methods import METHODS
+
+    model = load_model(bench.model)
+    cases = [case_of(bench, gap) for gap in ("bias25", "tissue")]
+    slopes = iter((0.3, -0.2))
+    fields = []
+
+    def estimate(source, affine, mask):
+        slope = next(slopes)
+        fields.append(np.exp(np.linspace(-slope, slope, len(source)))[:, None, None])
+        return fields[-1]
+
+    monkeypatch.setattr(bias, "n4_bias_field", estimate)
+    for k, case in enumerate(cases):
+        for name in ("hm", "nyul", "ssimh"):
+            made = METHODS[f"n4+{name}"].run(case, model, "cpu", 0)
+            corrected = case._replace(source=case.source / fields[k])
+            assert np.array_equal(made, METHODS[name].run(corrected, model, "cpu", 0)), name
+
+
 def test_methods_that_treat_slices_apart_see_the_scored_ones_only():
     from gapbench.methods import Method
     from gapbench.scoring import run_method
