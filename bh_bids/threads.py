@@ -15,6 +15,11 @@ def workers(device):
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
+def in_parts(items, size):
+    """Parts of at most ``size`` neighbours each."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
 def results(function, parts, count):
     """Iterate over ``function(part)`` of parts, in order, at most ``count`` at once."""
     if count <= 1 or len(parts) <= 1:

@@ -49,6 +49,16 @@ BROWSER_ARGUMENTS = (
 )
 
 
+@pytest.fixture
+def set_threads():
+    """Sets torch's number of threads for a test."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """A real browser, Debian's Chromium driven by Playwright, started once."""

@@ -5,15 +5,12 @@ import threading
 import pytest
 import torch
 
-from bh_bids.threads import at_once, results, workers
+from bh_bids.threads import at_once, in_parts, results, workers
 
 
 @pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def two_threads(set_threads):
+    set_threads(2)
 
 
 def test_results_come_in_order_from_threads_of_one_torch_thread(two_threads):
@@ -43,6 +40,10 @@ def test_one_part_stays_in_its_thread(two_threads):
     assert list(results(lambda _: threading.get_ident(), [0], 2)) == [threading.get_ident()]
     assert workers(torch.device("cpu")) == 2
     assert workers(torch.device("cuda")) == 1
+
+
+def test_parts_are_neighbours():
+    assert in_parts(list(range(5)), 2) == [[0, 1], [2, 3], [4]] and in_parts([], 2) == []
 
 
 def test_functions_run_at_once_and_return_in_order(two_threads):

@@ -9,7 +9,7 @@ import torch
 
 from ..flow.context import slice_context
 from ..flow.precision import repeatable_convolutions
-from ..threads import results, workers
+from ..threads import in_parts, results, workers
 
 CANDIDATES = (0.004, 0.006, 0.009, 0.012, 0.016, 0.02, 0.026, 0.034, 0.044)
 # Slices that the noise level is told from, evenly spread over the middle of the brain.
@@ -59,7 +59,7 @@ class FlowDenoiser:
         # The flow was never trained outside its range: beyond, it has no say.
         candidates = [sigma for sigma in CANDIDATES if low <= sigma <= high] or [low]
 
-        parts, known = _split(chosen, self._batch), {}
+        parts, known = in_parts(chosen, self._batch), {}
 
         def score(item):
             index, places = item
@@ -105,8 +105,8 @@ class FlowDenoiser:
         occupied, done = self._box.occupied, 0
         items = [
             (places, self._content(alike))
-            for alike in _split(occupied, CROPPED_ALIKE)
-            for places in _split(alike, self._batch)
+            for alike in in_parts(occupied, CROPPED_ALIKE)
+            for places in in_parts(alike, self._batch)
         ]
 
         def part(item):
@@ -142,8 +142,3 @@ class FlowDenoiser:
             self._flow.config, part, positions, mask=mask, mean=mean, sigma=sigma
         )
         return self._flow.log_prob(part[positions][:, None], context)
-
-
-def _split(positions, size):
-    """Parts of at most so many neighbours."""
-    return [positions[first : first + size] for first in range(0, len(positions), size)]

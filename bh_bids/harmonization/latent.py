@@ -7,6 +7,7 @@ import torch
 
 from ..flow.engine import FlowEngine
 from ..flow.network import TargetFlow
+from ..threads import in_parts, results, workers
 
 # Beyond this (target units, where 1 is white matter's upper end) and far beyond what was given an
 # inverse pass has diverged, as a spline's may in single precision.
@@ -33,7 +34,7 @@ class LatentReport:
 
 
 class LatentStep:
-    """Sends the occupied slices of a stack through the flow in batches.
+    """Sends the occupied slices of a stack through the flow in batches, one to each thread.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ class LatentStep:
     bits : int
         Bits of the discretised image "bits per dimension" speaks of.
     batch_slices : int
-        Slices of one batch: bounds the memory.
+        Slices that go through the flow at once, on all threads together: bounds the memory.
     context : callable, optional
         ``context(stack, positions)`` gives the context of slices for a flow with conditions; see
         :func:`bh_bids.flow.context.slice_context`.
@@ -54,10 +55,7 @@ class LatentStep:
     def __init__(self, flow, occupied, bits=8, batch_slices=8, context=None):
         self._flow = FlowEngine.from_flow(flow) if isinstance(flow, TargetFlow) else flow
         self._bits, self._context = bits, context
-        occupied = [int(k) for k in occupied]
-        self._batches = [
-            occupied[i : i + batch_slices] for i in range(0, len(occupied), batch_slices)
-        ]
+        self._occupied, self._batch_slices = [int(k) for k in occupied], batch_slices
         self._measured = []
 
     @torch.inference_mode()
@@ -73,21 +71,27 @@ class LatentStep:
         -------
         LatentReport
         """
-        squares, bits, self._measured = [], [], []
-        for batch in self._batches:
+        self._workers = min(workers(stack.device), self._batch_slices)
+
+        @torch.inference_mode()  # a thread's own
+        def measured(batch):
             x = stack[batch][:, None]
             # An empty tuple of arguments for flows that know of no context.
             context = () if self._context is None else (self._context(stack, batch),)
             z, log_prob, counted = self._verdict(x, context)
-            squares.append(z.double().square().sum(dim=1))
-            bits.append(self._bits - log_prob.double() / (counted * math.log(2)))
-            self._measured.append((batch, x, z, context))
+            bits = self._bits - log_prob.double() / (counted * math.log(2))
+            return (batch, x, z, context), z.double().square().sum(dim=1), bits
+
+        batches = in_parts(self._occupied, self._batch_slices // self._workers)
+        found = results(measured, batches, self._workers)
+        self._measured, squares, bits = zip(*found, strict=True)
         squares, bits = torch.cat(squares), torch.cat(bits)
         fine = squares.isfinite() & bits.isfinite()
         if not fine.any():
             return LatentReport()
         square, mean = float(squares[fine].sum()), float(squares[fine].mean())
-        return LatentReport(mean / z.shape[1], square, float(bits[fine].mean()))
+        dimensions = self._measured[0][2].shape[1]
+        return LatentReport(mean / dimensions, square, float(bits[fine].mean()))
 
     @torch.inference_mode()
     def shrink(self, stack, amount):
@@ -104,9 +108,15 @@ class LatentStep:
         list of int
             Positions of the slices that kept their values.
         """
+
+        @torch.inference_mode()  # a thread's own
+        def undone(measured):
+            _, x, z, context = measured
+            return self._flow.inverse(z * (1 - amount), tuple(x.shape[2:]), *context)
+
         kept = []
-        for batch, x, z, context in self._measured:
-            moved = self._flow.inverse(z * (1 - amount), tuple(x.shape[2:]), *context)
+        inverses = results(undone, self._measured, self._workers)
+        for (batch, x, *_), moved in zip(self._measured, inverses, strict=True):
             good = _sound(moved, x)
             index = torch.tensor(batch, device=stack.device)
             stack[index[good]] = moved[good, 0].to(stack.dtype)

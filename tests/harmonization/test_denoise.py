@@ -307,19 +307,15 @@ def test_progress_is_told_and_memory_bounded(noisy):
     assert flow.most == 5 < SLICES
 
 
-def test_threads_change_nothing(tools):
+def test_threads_change_nothing(tools, set_threads):
     """But for the rounding of other batches."""
     volume, mask = tools.volume()
     flow, found = random_flow(), []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            clean, _, stack = denoiser(flow, mask, batch=6)
-            x = stack(np.where(mask, volume, 0))
-            found.append((clean.clean(x, 0.02)[0], clean.noise_level(x)))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        clean, _, stack = denoiser(flow, mask, batch=6)
+        x = stack(np.where(mask, volume, 0))
+        found.append((clean.clean(x, 0.02)[0], clean.noise_level(x)))
     for cleaned, level in found[1:]:
         torch.testing.assert_close(cleaned, found[0][0], rtol=0, atol=1e-10)
         assert level == found[0][1]

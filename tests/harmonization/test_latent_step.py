@@ -1,5 +1,6 @@
 """The latent half of the alternation against the flow's own methods, slice by slice."""
 
+import threading
 from functools import partial
 
 import numpy as np
@@ -54,6 +55,28 @@ def test_measures_and_shrinks_as_the_flow_does(stack):
     assert report.square == pytest.approx(float(z.square().sum()), rel=1e-9)
     assert report.latent == pytest.approx(float(z.square().mean()), rel=1e-9)
     assert report.bits_per_dim == pytest.approx(float(bits.mean()), rel=1e-9)
+
+
+def test_each_thread_takes_slices_of_its_own(stack, set_threads):
+    """As many at once as before, none shared by two threads, and the same values."""
+    given, flow, batches = stack[0], random_flow(), []
+
+    def context(stack, positions):
+        batches.append((threading.get_ident(), torch.get_num_threads(), positions))
+
+    found = []
+    for threads in (1, 2):
+        set_threads(threads)
+        x = given.clone()
+        step = LatentStep(flow, range(8), flow.config.bits, 4, context)
+        found.append((step(x), step.shrink(x, 0.1), x))
+    (one, *same), (two, *expected) = found
+    assert one.bits_per_dim == pytest.approx(two.bits_per_dim, rel=1e-12)
+    assert same[0] == expected[0] and torch.allclose(same[1], expected[1], rtol=0, atol=1e-12)
+    assert [part for *_, part in batches[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert sorted(part for *_, part in batches[2:]) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert {count for _, count, _ in batches[2:]} == {1}
+    assert threading.get_ident() not in {thread for thread, *_ in batches[2:]}
 
 
 def test_an_engine_serves_as_its_flow(stack):

@@ -110,13 +110,6 @@ def test_batches_agree(method, size, model, brain):
                           **parameters))  # fmt: skip
 
 
-@pytest.fixture
-def set_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("method", ["map", "paper"])
 def test_threads_agree(method, model, brain, set_threads):
     parameters = {"iterations": 2} if method == "paper" else {}
