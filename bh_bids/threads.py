@@ -8,6 +8,7 @@ of threads; they are given back in the parts' order.
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 def workers(device):
@@ -37,3 +38,12 @@ def results(function, parts, count):
 def at_once(functions):
     """What functions without arguments return, in order; run on as many threads as torch has."""
     return list(results(lambda function: function(), functions, torch.get_num_threads()))
+
+
+def one_blas_thread():
+    """Context in which a matrix product of numpy's takes one thread.
+
+    Ours are small and many. On cores that have other work, threads that share one wait for each
+    other, busily, for many times as long as they compute.
+    """
+    return threadpool_limits(1, user_api="blas")

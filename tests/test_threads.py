@@ -4,8 +4,9 @@ import threading
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from bh_bids.threads import at_once, in_parts, results, workers
+from bh_bids.threads import at_once, in_parts, one_blas_thread, results, workers
 
 
 @pytest.fixture
@@ -56,3 +57,14 @@ def test_functions_run_at_once_and_return_in_order(two_threads):
     assert at_once([lambda: meet("first"), lambda: meet("second")]) == ["first", "second"]
     torch.set_num_threads(1)
     assert at_once([threading.get_ident, lambda: 2]) == [threading.get_ident(), 2]
+
+
+def test_matrix_products_take_one_thread_for_a_while():
+    def counts():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        before = counts()
+        with one_blas_thread():
+            assert counts() == {1}
+        assert counts() == before == {2}

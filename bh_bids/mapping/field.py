@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..threads import one_blas_thread
 from .intensity import LEVELS, SHARES, brain_quantiles
 
 ORDER = 3
@@ -236,16 +237,17 @@ def estimate_field(values, lattice, histograms, quantiles):
     observed, block = np.log(values[inside].astype(np.float64)), lattice.blocks[inside]
     # A little of the whole brain's histogram everywhere: no tissue is impossible anywhere.
     prior = histograms + 1e-3 * histograms.sum(axis=0) / max(histograms.sum(), 1e-9) + 1e-9
-    for s in ANNEALING:
-        corrected = observed - design @ coefficients
-        matched = np.interp(corrected, brain_quantiles(corrected), np.log(quantiles))
-        expected, variance = _posterior(prior, s)
-        place = _bin(matched)
-        weight = 1 / (variance[block, place] + 0.3 * s * s)
-        weighted = (design * weight[:, None]).T
-        normal = weighted @ design
-        normal[np.diag_indices_from(normal)] += 1e-6 * weight.sum()
-        coefficients += np.linalg.solve(normal, weighted @ (matched - expected[block, place]))
+    with one_blas_thread():
+        for s in ANNEALING:
+            corrected = observed - design @ coefficients
+            matched = np.interp(corrected, brain_quantiles(corrected), np.log(quantiles))
+            expected, variance = _posterior(prior, s)
+            place = _bin(matched)
+            weight = 1 / (variance[block, place] + 0.3 * s * s)
+            weighted = (design * weight[:, None]).T
+            normal = weighted @ design
+            normal[np.diag_indices_from(normal)] += 1e-6 * weight.sum()
+            coefficients += np.linalg.solve(normal, weighted @ (matched - expected[block, place]))
     return coefficients
 
 
