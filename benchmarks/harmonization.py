@@ -2,7 +2,7 @@
 
     python benchmarks/harmonization.py DERIVATIVES --output DIR [--split tune|test|both]
         [--gaps ...] [--methods ...] [--seeds 0 1 2] [--participants ...] [--jobs N]
-        [--slices-step N] [--quick] [--again METHOD ...] [--model NAME]
+        [--slices-step N] [--quick] [--again METHOD ...] [--only-tables] [--model NAME]
     python benchmarks/harmonization.py DERIVATIVES --heads LABEL_MAPS --model MODEL [...]
 
 DERIVATIVES holds bh-bids derivatives of the target dataset, in the model's space. The truth is a
@@ -63,6 +63,9 @@ def parser():
     )
     p.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     p.add_argument("--again", nargs="+", default=[], help="methods to measure anew")
+    p.add_argument(
+        "--only-tables", action="store_true", help="of the records that are there: measure nothing"
+    )
     p.add_argument("--device", default="auto")
     heads = p.add_argument_group("simulated traveling subjects")
     heads.add_argument("--heads", type=Path, help="folder of whole-head label maps")
@@ -131,7 +134,7 @@ def run(args, model, scans, gaps, setting):
     from gapbench.methods import available
 
     methods, notes = available(args.methods)
-    if any(s.split == "test" for s in scans):
+    if any(s.split == "test" for s in scans) and not args.only_tables:
         participants.log_opening(
             participants.OPENINGS, model, scans, methods, gaps, args.seeds, setting.step
         )
@@ -139,7 +142,7 @@ def run(args, model, scans, gaps, setting):
         args.output.mkdir(parents=True, exist_ok=True)
     kept = records.Records(args.output and args.output / "harmonization.json", args.again)
     units, keys = run.plan(scans, gaps, methods, args.seeds, model, setting)
-    left = run.missing(units, kept, model, setting)
+    left = [] if args.only_tables else run.missing(units, kept, model, setting)
     states = run.code_states(methods)
     run.measure(left, setting, kept, states, args.jobs, lambda line: print(line, flush=True))
     wanted = [kept.get(k) for k in keys if k in kept]

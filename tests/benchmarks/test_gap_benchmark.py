@@ -85,6 +85,18 @@ def test_every_opening_of_the_tests_is_written_down(run, tmp_path):
     assert {(r["split"], r["participant"]) for r in records} == {("tune", "01"), ("test", "05")}
 
 
+def test_tables_alone_measure_nothing_and_open_nothing(run, tmp_path):
+    _, measured, _ = run("--split", "test", methods=("source", "hm"))
+    openings = (tmp_path / "openings.jsonl").read_text()
+    text, records, printed = run("--split", "both", "--only-tables")
+    assert records == measured and (tmp_path / "openings.jsonl").read_text() == openings
+    tune, test = text.split("## Split test")
+    assert "sub-" not in printed
+    psnr = next(line for line in test.splitlines() if line.startswith("| gamma0.7 |"))
+    assert psnr.endswith("| n/a |") and psnr.count("n/a") == 1
+    assert "| gamma0.7 | n/a | n/a | n/a |" in tune
+
+
 def test_records_that_are_there_are_not_measured_again(run, monkeypatch):
     from gapbench import methods
 
