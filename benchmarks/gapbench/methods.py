@@ -175,7 +175,7 @@ DEFAULT_METHODS = tuple(
     for name, method in METHODS.items()
     if name not in ("paper-gain", "paper-histogram") and method.trained_on is None
 )
-REFERENCE = "hm"
+OURS, REFERENCE = "map", "hm"
 
 
 def available(names):

@@ -4,7 +4,7 @@ import numpy as np
 
 from bh_bids.evaluation.statistics import paired_difference
 
-from .methods import REFERENCE
+from .methods import OURS, REFERENCE
 from .statistics import METRICS, by_participant, worst
 
 GIB = 2**30
@@ -62,11 +62,14 @@ def figure(records, gaps, methods, path, title):
         if not found:
             continue
         mean, low, high = np.array(found).T
-        ceiling = method.startswith("ceiling")
+        colour, marker, size = colours[i % len(colours)], "o", 4
+        if method.startswith("ceiling"):
+            colour, marker = "0.6", "_"
+        elif method == OURS:
+            colour, size = "black", 7
         axes.errorbar(
             x, mean, yerr=np.maximum([mean - low, high - mean], 0), linestyle="none",
-            marker="_" if ceiling else "o", markersize=4, elinewidth=1, label=method,
-            color="0.6" if ceiling else colours[i % len(colours)],
+            marker=marker, markersize=size, elinewidth=size / 4, label=method, color=colour,
         )  # fmt: skip
     axes.axhline(0, color="0.3", linewidth=0.8)
     for k in range(1, len(gaps)):
