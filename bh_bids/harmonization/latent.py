@@ -56,7 +56,7 @@ class LatentStep:
         self._flow = FlowEngine.from_flow(flow) if isinstance(flow, TargetFlow) else flow
         self._bits, self._context = bits, context
         self._occupied, self._batch_slices = [int(k) for k in occupied], batch_slices
-        self._measured = []
+        self._measured, self._workers = [], 1
 
     @torch.inference_mode()
     def __call__(self, stack):
