@@ -134,15 +134,20 @@ def test_gpu_and_cpu_agree(method, model, brain):
     same(*results)
 
 
+def noisy_target():
+    """The packaged model, its target's mean with noise of 2 %, and its mask."""
+    model = load_model()
+    mask = model.mean > 0.05
+    noise = 0.02 * np.random.default_rng(0).standard_normal(mask.shape).astype(np.float32)
+    return model, np.where(mask, np.maximum(model.mean + noise, 1e-3), 0), mask
+
+
 @pytest.mark.gpu
 def test_gpu_and_cpu_remove_the_same_noise():
     """Factors of 10 bits move voxels by 2.5e-4 in the mean."""
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU that PyTorch can use")
-    model = load_model()
-    mask = model.mean > 0.05
-    noise = 0.02 * np.random.default_rng(0).standard_normal(mask.shape).astype(np.float32)
-    volume = np.where(mask, np.maximum(model.mean + noise, 1e-3), 0)
+    model, volume, mask = noisy_target()
     results = [harmonize(volume, mask, model, device=device) for device in ("cpu", "cuda")]
     assert all(r.decisions["Noise"]["Applied"] for r in results)
     difference = np.abs(results[0].volume - results[1].volume)[mask] / results[0].target_scale
@@ -154,10 +159,7 @@ def test_gpu_and_cpu_remove_the_same_noise():
 def test_gpu_gives_the_same_bytes_again():
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU that PyTorch can use")
-    model = load_model()
-    mask = model.mean > 0.05
-    noise = 0.02 * np.random.default_rng(0).standard_normal(mask.shape).astype(np.float32)
-    volume = np.where(mask, np.maximum(model.mean + noise, 1e-3), 0)
+    model, volume, mask = noisy_target()
     first, second = (harmonize(volume, mask, model, device="cuda") for _ in range(2))
     assert first.decisions["Noise"]["Applied"]
     assert first.volume.tobytes() == second.volume.tobytes()
