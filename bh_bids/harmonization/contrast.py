@@ -1,8 +1,10 @@
 """What the contrast of a brain, or of all scans of one, is to become: figures in, quantiles out.
 
 A scan that looks like the target's keeps its contrast. Another's quantiles become those that are
-usual for the target, but for the participant's own deviation from them, as far as the ruler
-(:mod:`bh_bids.mapping.ruler`) can tell it. All quantiles are arrays (LEVELS,).
+usual for the target, but for the participant's own deviation from them. Two witnesses tell it: the
+ruler (:mod:`bh_bids.mapping.ruler`), by texture and steady places; and the scanner prior
+(:mod:`bh_bids.mapping.scanner`), which divides what the first leaves between scanner and
+participant by what either usually does. All quantiles are arrays (LEVELS,).
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..mapping.disturb import NOISE
+from ..mapping.ruler import ASKED, trusted_share
+from ..mapping.scanner import own_deviation
 from .gates import ramp
 
 # Unlikeness (about 1 for a target scan) up to which the contrast is left as it is, and from which
@@ -19,8 +23,11 @@ LIKE, UNLIKE = (1.8, 1.6), (2.3, 2.0)
 NEAR, FAR = 1.5, 2.0
 # The same for the mean sharpness, in standard deviations.
 SHARP, BLURRED = 3.0, 5.0
-# A deviation that the ruler tells counts from this many times the ruler's own error.
-ERROR = 1.15
+# A deviation counts from this many times the ruler's own error: one that the ruler alone tells, and
+# one that is told by ruler and scanner prior.
+ERROR, ERROR_DIVIDED = 1.15, 0.6
+# Unlikeness up to which the deviation that both tell is a participant's, and from which it is not.
+LIKELY, UNLIKELY = 1.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -108,20 +115,20 @@ def told_deviation(calibration, profile, sharpness, sigma, evened=0.0):
     if too_noisy or calibration.ruler_gain <= 0:
         weight = 0.0
     change = ruler.predict(profile)
-    size = float(np.sqrt(np.mean(change**2)) / calibration.ruler_error)
+    size = _size(change, calibration)
     account = {
         "Weight": round(float(weight), 4),
         "Distance": round(distance, 3),
         "Sharpness": round(float(unsharp), 3),
         "Deviation": round(size, 3),
-        "Share": round(_share(size), 4),
+        "Share": round(trusted_share(size, ERROR), 4),
         "TooNoisy": too_noisy,
         "Evened": round(float(evened), 4),
     }
     return change, account
 
 
-def decide(calibration, seen, *, mapped):
+def decide(calibration, seen, *, mapped, divided=True):
     """Decide on the contrast from all scans: on the mean of their quantiles, gains made equal.
 
     Parameters
@@ -130,41 +137,82 @@ def decide(calibration, seen, *, mapped):
     seen : sequence of Seen
     mapped : bool
         False: it stays as it is, whatever it looks like.
+    divided : bool
+        False: the scanner prior is not asked.
 
     Returns
     -------
     Contrast
     """
     scale = float(np.mean([s.scale for s in seen]))
-    own = np.mean([s.own * (scale / s.scale) for s in seen], axis=0)
+    own = np.mean([s.own * (scale / s.scale) for s in seen], axis=0) / scale
     usual, shift, change = (
         np.mean([getattr(s, name) for s in seen], axis=0) for name in ("usual", "shift", "change")
     )
-    told, share = (
-        float(np.mean([s.ruler.get(name, 0.0) for s in seen])) for name in ("Weight", "Share")
+    told, size, share = (
+        float(np.mean([s.ruler.get(name, 0.0) for s in seen]))
+        for name in ("Weight", "Deviation", "Share")
     )
-    unlikeness = (1 - told) * calibration.unlikeness(own / scale - shift)
-    if told > 0:
-        # In full: how far off it may be is in the spread of what it leaves of target scans.
-        as_told = np.maximum.accumulate(usual + told * change)
-        unlikeness += told * calibration.unlikeness_told(own / scale, as_told)
-    expected = np.maximum.accumulate(usual + told * share * change)
+    as_told = np.maximum.accumulate(usual + told * change)
+
+    def unlikeness(quantiles):
+        found = (1 - told) * calibration.unlikeness(quantiles - shift)
+        if told > 0:
+            # In full: how far off it may be is in the spread of what it leaves of target scans.
+            found += told * calibration.unlikeness_told(quantiles, as_told)
+        return found
+
     like, unlike = (float(np.interp(told, (0, 1), pair)) for pair in (LIKE, UNLIKE))
-    weight = ramp(unlikeness, like, unlike) if mapped else 0.0
+    weight = ramp(unlikeness(own), like, unlike) if mapped else 0.0
     decision = {
         "Applied": weight > 0,
         "Weight": round(weight, 4),
-        "Unlikeness": round(unlikeness, 3),
+        "Unlikeness": round(unlikeness(own), 3),
         "UsualUnlikeness": round(like, 3),
     }
-    target = weight * expected + (1 - weight) * own / scale
-    return Contrast(own, target, scale, expected if weight == 1 else None, weight, decision)
+    expected = np.maximum.accumulate(usual + told * share * change)
+    if not divided:
+        decision["Division"] = {"Weight": 0.0, "Reason": "switched off"}
+    elif np.any(shift):
+        # What is usual for a part is known too roughly.
+        decision["Division"] = {"Weight": 0.0, "Reason": "part of a brain"}
+    elif weight > 0:
+        asked = np.maximum.accumulate(usual + told * trusted_share(size, ASKED) * change)
+        by_both, decision["Division"] = _divided(calibration, own, usual, asked, told, unlikeness)
+        likely = decision["Division"]["Weight"]
+        expected = np.maximum.accumulate(likely * by_both + (1 - likely) * expected)
+    target = weight * expected + (1 - weight) * own
+    return Contrast(own * scale, target, scale, expected if weight == 1 else None, weight, decision)
 
 
-def _share(size):
-    """Share of a deviation to count that is ``size`` times as large as the ruler's error.
+def _divided(calibration, own, usual, asked, told, unlikeness):
+    """Quantiles that ruler and scanner prior expect of this participant, and how far to go by them.
 
-    The positive part of James and Stein's estimator: a deviation no larger than its error may as
-    well be none, and the larger it is the less of it is error.
+    Parameters
+    ----------
+    own, usual, asked : numpy.ndarray, shape (LEVELS,)
+        The scan's, the target's, and those that the ruler expects of the participant.
+    told : float
+        How far the ruler is trusted.
+    unlikeness : callable
+        Of quantiles, from the target's scans.
     """
-    return max(0.0, 1 - (ERROR / size) ** 2) if size > 0 else 0.0
+    of_all, of_told = calibration.own_spread, calibration.told_spread
+    spread = np.concatenate([np.sqrt(1 - told) * of_all, np.sqrt(told) * of_told])
+    expected = asked + own_deviation(own, asked, spread)
+    unlike = unlikeness(np.maximum.accumulate(expected))
+    deviation = expected - usual
+    size = _size(deviation, calibration)
+    share = trusted_share(size, ERROR_DIVIDED)
+    account = {
+        "Weight": round(float(1 - ramp(unlike, LIKELY, UNLIKELY)), 4),
+        "Unlikeness": round(float(unlike), 3),
+        "Deviation": round(size, 3),
+        "Share": round(share, 4),
+    }
+    return usual + share * deviation, account
+
+
+def _size(deviation, calibration):
+    """Root mean square of a deviation, in the ruler's errors."""
+    return float(np.sqrt(np.mean(deviation**2)) / calibration.ruler_error)

@@ -58,8 +58,10 @@ class MapParameters:
     contrast : bool
         Map intensities where their distribution is unlike the target's.
     ruler : bool
-        Let texture and steady places tell the participant's own contrast from the scanner's;
-        without, the map is a histogram match.
+        Let texture and steady places tell the participant's own contrast from the scanner's.
+    division : bool
+        Divide what the ruler leaves between scanner and participant, by what either usually does.
+        Without both, the map is a histogram match.
     noise : bool
         Take the noise away where it is beyond the target's; without, it is estimated and stays.
     flow : {"model", "gaussian", "identity"}
@@ -80,12 +82,13 @@ class MapParameters:
     tissue: bool = True
     contrast: bool = True
     ruler: bool = True
+    division: bool = True
     noise: bool = True
     flow: str = "model"
     batch_slices: int = 8
 
     def __post_init__(self):
-        for name in ("bias", "resolution", "tissue", "contrast", "ruler", "noise"):
+        for name in ("bias", "resolution", "tissue", "contrast", "ruler", "division", "noise"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"The parameter {name} must be true or false.")
         if self.flow not in FLOWS:
@@ -126,7 +129,12 @@ class MapSolver:
             run.mend_detail()
         _even_tissues(runs)
         seen = [run.look() for run in runs]
-        contrast = decide(runs[0].calibration, seen, mapped=parameters.contrast)
+        contrast = decide(
+            runs[0].calibration,
+            seen,
+            mapped=parameters.contrast,
+            divided=parameters.division,
+        )
         for run, own in zip(runs, seen, strict=True):
             run.map_intensities(own, contrast)
             run.remove_noise()

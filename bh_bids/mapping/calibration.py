@@ -9,7 +9,8 @@ from .disturb import disturbed, other_anatomy
 from .field import Lattice, field_spread, local_histograms, regional_shift, standard_field
 from .intensity import SHARES, brain_quantiles, map_between
 from .resolution import AXES, RINGS, blur_between, detail_spectrum
-from .ruler import COLUMNS, ContrastRuler, contrast_profile, leave_one_out
+from .ruler import ASKED, COLUMNS, ContrastRuler, contrast_profile, leave_one_out, trusted_share
+from .scanner import log_quantiles, spread_of
 from .spectrum import power_spectrum
 from .steady import Agreement, samples
 from .tissue import LEVELS as BRIGHTNESSES
@@ -18,6 +19,8 @@ from .tissue import Surroundings, together, unevenness
 # Deviations of brightness that are told apart when asking whether a scan looks like the target's:
 # of those from the usual, and of those from what the ruler expects, which are smaller and alike.
 COMPONENTS, TOLD_COMPONENTS = 3, 1
+# Directions of what the ruler leaves, as the scanner prior knows it.
+TOLD_SPREAD = 32
 MIN_SCANS = 4
 # Each scan's texture is also seen disturbed, so many times; of many scans fewer times each.
 DISTURBED, MOST_DISTURBED = 8, 200
@@ -54,6 +57,12 @@ class Calibration:
         to, disturbed versions included.
     ruler_error : numpy.ndarray, shape ()
         Root mean square of what it leaves of them, target units.
+    own_spread : numpy.ndarray, shape (scans, LEVELS)
+        Deviations of the training scans' log-quantiles from the usual ones
+        (:func:`bh_bids.mapping.scanner.spread_of`).
+    told_spread : numpy.ndarray, shape (at most TOLD_SPREAD, LEVELS)
+        The same of those, disturbed versions included, from the quantiles that a ruler expects that
+        was not fitted to the scan.
     steady : numpy.ndarray, shape (3, n)
         Places where participants agree (:meth:`bh_bids.mapping.steady.Agreement.places`).
     sharpness : numpy.ndarray, shape (2,)
@@ -90,6 +99,8 @@ class Calibration:
     told_rest: np.ndarray
     ruler_gain: np.ndarray
     ruler_error: np.ndarray
+    own_spread: np.ndarray
+    told_spread: np.ndarray
     steady: np.ndarray
     sharpness: np.ndarray
     spectrum: np.ndarray
@@ -201,7 +212,9 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     usual = _Usual(pooled, lattice, histograms, len(quantiles))
     profiles, of_each, sharpness = _profiles(volumes(), usual, agreement, voxel_size, report)
     ruler = ContrastRuler(profiles, of_each)
-    left = of_each - leave_one_out(profiles, of_each)
+    told = leave_one_out(profiles, of_each)
+    left = of_each - told
+    error = max(np.sqrt(np.mean(left**2)), 1e-6)
     gain = 1 - np.square(left).mean() / max(np.square(of_each).mean(), 1e-12)
     # Of few scans few deviations: something must be left by which to know the rest.
     most = len(deviations) // 2 - 1
@@ -221,7 +234,9 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
         told_sd=told_sd,
         told_rest=told_rest,
         ruler_gain=np.asarray(gain),
-        ruler_error=np.asarray(max(np.sqrt(np.mean(left**2)), 1e-6)),
+        ruler_error=np.asarray(error),
+        own_spread=spread_of(_log_deviations(of_each[:, 0], pooled, pooled), len(of_each)),
+        told_spread=_told_spread(of_each, told, error, pooled),
         steady=agreement.places(),
         sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
         spectrum=power_spectrum(volumes(), mean),
@@ -230,6 +245,20 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
         local_contrast=contrast,
         null_unevenness=uneven,
     )
+
+
+def _told_spread(of_each, told, error, pooled):
+    """Spread of the log-quantiles about those that the ruler expects, as far as it is asked."""
+    sizes = np.sqrt(np.mean(told**2, axis=-1)) / error
+    shares = np.reshape([trusted_share(size, ASKED) for size in sizes.flat], sizes.shape)
+    expected = np.maximum.accumulate(pooled + shares[..., None] * told, axis=-1)
+    left = _log_deviations(of_each, expected, pooled)
+    return spread_of(left.reshape(-1, left.shape[-1]), TOLD_SPREAD)
+
+
+def _log_deviations(deviations, expected, pooled):
+    """Of log-quantiles, that deviate so from the usual, from the expected."""
+    return log_quantiles(pooled + deviations) - log_quantiles(expected)
 
 
 def _usual_quantiles(quantiles, pooled):

@@ -25,6 +25,8 @@ COMPONENTS = 4
 # A deviation is taken for at most this many times the largest of the training scans'.
 REACH = 1.25
 NEVER = 1e6
+# What the ruler tells counts from this many times its error where the scanner prior is asked next.
+ASKED = 1.3
 
 
 def contrast_profile(matched, mask, quantiles, lattice, places):
@@ -156,3 +158,12 @@ def leave_one_out(profiles, deviations, **settings):
         ruler = ContrastRuler(profiles[others], deviations[others], **settings)
         found[k] = ruler.predict(profiles[k])
     return found
+
+
+def trusted_share(size, error):
+    """Share of a deviation to count that is ``size`` times as large as the ruler's error.
+
+    The positive part of James and Stein's estimator: a deviation no larger than its error, here
+    ``error`` times the ruler's, may as well be none, and the larger it is the less is error.
+    """
+    return max(0.0, 1 - (error / size) ** 2) if size > 0 else 0.0

@@ -202,11 +202,12 @@ def test_without_denoising_the_result_is_the_mapping(model, bias):
     assert not result.volume[~MASK].any() and (result.volume >= 0).all()
 
 
-def test_without_the_ruler_it_is_a_histogram_match(domain, model):
+def test_without_ruler_and_division_it_is_a_histogram_match(domain, model):
     source = make_scan(26) ** 0.6
-    result = solve(source, model, ruler=False, bias=False, noise=False)
+    result = solve(source, model, ruler=False, division=False, bias=False, noise=False)
     assert result.decisions["Contrast"]["Weight"] == 1
     assert result.decisions["Contrast"]["Ruler"]["Reason"] == "switched off"
+    assert result.decisions["Contrast"]["Division"]["Reason"] == "switched off"
     found = np.quantile(result.volume[MASK] / SCALE, SHARES)
     np.testing.assert_allclose(found, domain.calibration.quantiles, atol=2e-3)
 
@@ -220,7 +221,7 @@ def test_the_ruler_moves_the_quantiles_as_it_predicts(domain):
         sharpness=domain.calibration.sharpness * [1, 20],
     )
     source = make_scan(27) ** 0.6
-    result = solve(source, model, ruler=True, bias=False, flow="identity")
+    result = solve(source, model, ruler=True, division=False, bias=False, flow="identity")
     assert result.decisions["Contrast"]["Ruler"]["Weight"] == 1
     pooled = domain.calibration.quantiles
     matched = np.where(MASK, map_between(brain_quantiles(source[MASK]), pooled)(source), 0)
@@ -422,7 +423,7 @@ def test_noise_is_taken_away_by_the_flow(domain, model, set_noise):
     """By its denoiser, of the mapped; and then the brain has the expected histogram again."""
     set_noise(0.02)
     source = noisy(make_scan(31) ** 0.6, 0.02)
-    result = solve(source, model, bias=False, ruler=False)
+    result = solve(source, model, bias=False, ruler=False, division=False)
     assert result.decisions["Noise"] == {
         "Applied": True,
         "Sigma": 0.02,
@@ -504,7 +505,7 @@ def test_the_contrasts_gate_opens_with_unlikeness(domain, unlikeness, weight):
     model = make_model(
         domain, mode_sd=factor * calibration.mode_sd, rest_sd=factor * calibration.rest_sd
     )
-    result = solve(source, model, bias=False, noise=False, ruler=False)
+    result = solve(source, model, bias=False, noise=False, ruler=False, division=False)
     decision = result.decisions["Contrast"]
     assert decision["Unlikeness"] == pytest.approx(unlikeness, abs=2e-3)
     assert decision["Weight"] == pytest.approx(weight, abs=5e-3)
@@ -622,7 +623,7 @@ def test_a_told_deviation_counts_where_it_is_beyond_the_rulers_error(domain):
     size = np.sqrt(np.mean(change**2))
     for deviation in (0.9, 1.2, 1.7, 3.0):
         model = make_model(domain, **trusted, ruler_error=np.asarray(size / deviation))
-        result = solve(source, model, ruler=True, bias=False, flow="identity")
+        result = solve(source, model, ruler=True, division=False, bias=False, flow="identity")
         told = result.decisions["Contrast"]["Ruler"]
         assert told["Deviation"] == pytest.approx(deviation, abs=0.1)
         # Positive-part James-Stein: what is left is the more certain the larger it is.
@@ -671,6 +672,7 @@ def test_a_model_without_constants_is_refused(domain):
     [
         ({"bias": 1}, "bias must be true or false"),
         ({"ruler": "yes"}, "ruler must be true or false"),
+        ({"division": 1}, "division must be true or false"),
         ({"flow": "wave"}, "one of model, gaussian, identity, not 'wave'"),
         ({"batch_slices": 0}, "batch_slices must be an integer"),
     ],

@@ -182,6 +182,14 @@ def test_scans_are_asked_for_one_at_a_time(domain):
     assert asked and all(count == 5 for count in asked)
 
 
+def test_own_spread_is_that_of_the_scans_about_the_usual(domain, quantiles):
+    calibration = domain.calibration
+    of_logs = np.log(quantiles / calibration.quantiles)
+    spread = calibration.own_spread
+    assert spread.shape == (len(quantiles), LEVELS)
+    np.testing.assert_allclose(spread.T @ spread, of_logs.T @ of_logs / len(quantiles), atol=1e-9)
+
+
 def test_ruler_explains_only_what_it_was_not_shown(domain, quantiles):
     """The share is at most 1, and that of the ruler's own scans is larger."""
     calibration = domain.calibration
@@ -224,7 +232,18 @@ def test_the_rulers_error_is_that_of_scans_it_was_not_fitted_to(domain, quantile
         left.append(deviations[k] - ruler.predict(profiles[k]))
     left = np.stack(left)
     calibration = domain.calibration
-    assert float(calibration.ruler_error) == pytest.approx(np.sqrt(np.mean(left**2)))
+    error = np.sqrt(np.mean(left**2))
+    assert float(calibration.ruler_error) == pytest.approx(error)
+    # What it leaves of logarithms, asked as far as a deviation is beyond 1.3 of its errors.
+    told = deviations - left
+    asked = np.maximum(0, 1 - (1.3 * error) ** 2 / np.mean(told**2, axis=-1, keepdims=True))
+    expected = np.maximum.accumulate(pooled + asked * told, axis=-1)
+    of_logs = np.log((pooled + deviations) / expected).reshape(-1, LEVELS)
+    spread = calibration.told_spread
+    assert spread.shape == (32, LEVELS)
+    np.testing.assert_allclose(
+        spread.T @ spread, of_logs.T @ of_logs / len(of_logs), atol=0.01 * of_logs.var()
+    )
     assert float(calibration.ruler_gain) == pytest.approx(
         1 - np.mean(left**2) / np.mean(deviations**2)
     )

@@ -1,0 +1,118 @@
+"""What a contrast is to become: what ruler and scanner prior tell, and how far it counts."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bh_bids.harmonization.contrast import Seen, decide
+from bh_bids.mapping.intensity import LEVELS, SHARES
+from bh_bids.mapping.scanner import own_deviation
+
+USUAL = np.interp(SHARES, [0, 0.15, 0.4, 0.6, 1], [0.08, 0.35, 0.6, 0.78, 1.02])
+USUAL /= np.quantile(USUAL, 0.99)
+# Participants have more or less CSF; the ruler leaves less of it.
+OWN = 0.1 * np.exp(-(((SHARES - 0.15) / 0.1) ** 2))[None]
+PARTICIPANT = USUAL * np.exp(1.5 * OWN[0])
+
+
+def calibration(error=1e-4, unlikeness=0.5, spread=OWN, told_spread=0.5 * OWN):
+    """Constants with which a mapped scan is mapped in full, and a participant is so unlike."""
+
+    def unlike(quantiles):
+        far = np.abs(np.log(np.maximum(quantiles, 1e-3) / USUAL)).max() > 0.5
+        return 9.0 if far else unlikeness
+
+    return SimpleNamespace(
+        quantiles=USUAL,
+        ruler_error=error,
+        own_spread=spread,
+        told_spread=told_spread,
+        unlikeness=unlike,
+        unlikeness_told=lambda quantiles, expected: unlike(quantiles),
+    )
+
+
+def seen(own, change=None, weight=0.0, size=9.0, share=0.9, part=0.0, scale=1.0):
+    ruler = {"Weight": weight, "Deviation": size, "Share": share}
+    change = np.zeros(LEVELS) if change is None else change
+    return Seen(own * scale, scale, USUAL + part, np.broadcast_to(part, LEVELS), change, ruler)
+
+
+def test_a_participants_own_contrast_is_kept_under_a_scanners():
+    contrast = decide(calibration(), [seen(PARTICIPANT**3)], mapped=True)
+    assert contrast.decision["Division"]["Weight"] == 1
+    error, before = contrast.target - PARTICIPANT, USUAL - PARTICIPANT
+    assert np.sqrt(np.mean(error**2)) < 0.4 * np.sqrt(np.mean(before**2))
+    np.testing.assert_array_equal(contrast.expected, contrast.target)
+    without = decide(calibration(), [seen(PARTICIPANT**3)], mapped=True, divided=False)
+    np.testing.assert_allclose(without.target, USUAL)
+    assert without.decision["Division"]["Reason"] == "switched off"
+
+
+@pytest.mark.parametrize("size", [0.3, 0.59, 0.61, 1.0, 3.0])
+def test_a_deviation_counts_from_its_error_on(size):
+    """The positive part of James and Stein's estimator."""
+    full = own_deviation(PARTICIPANT**3, USUAL, OWN)
+    error = np.sqrt(np.mean(full**2)) / size
+    contrast = decide(calibration(error), [seen(PARTICIPANT**3)], mapped=True)
+    division, share = contrast.decision["Division"], max(0, 1 - (0.6 / size) ** 2)
+    assert division["Deviation"] == pytest.approx(size, abs=2e-3)
+    assert division["Share"] == pytest.approx(share, abs=1e-4)
+    np.testing.assert_allclose(contrast.target, USUAL + share * full, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("unlikeness", "weight"), [(0.99, 1), (1.25, 0.5), (1.49, 0.02), (1.51, 0)]
+)
+def test_an_unlikely_participant_is_not_taken_for_one(unlikeness, weight):
+    """Then it is the ruler alone that tells, as far as it is trusted."""
+    change = 0.02 * np.sin(np.pi * SHARES)
+    given = seen(PARTICIPANT**3, change, weight=1.0, size=2.0, share=0.7)
+    contrast = decide(calibration(unlikeness=unlikeness), [given], mapped=True)
+    assert contrast.decision["Division"]["Weight"] == pytest.approx(weight, abs=1e-3)
+    asked = USUAL + (1 - (1.3 / 2) ** 2) * change
+    both = asked + own_deviation(PARTICIPANT**3, asked, 0.5 * OWN)
+    share = contrast.decision["Division"]["Share"]
+    expected = weight * (USUAL + share * (both - USUAL)) + (1 - weight) * (USUAL + 0.7 * change)
+    np.testing.assert_allclose(contrast.target, expected, atol=2e-4)
+
+
+def test_of_a_ruler_that_is_trusted_in_part_the_spread_lies_between():
+    small, large = (
+        decide(calibration(told_spread=0 * OWN), [seen(PARTICIPANT**3, weight=w)], mapped=True)
+        for w in (1.0, 0.5)
+    )
+    np.testing.assert_allclose(small.target, USUAL, atol=1e-6)
+    np.testing.assert_allclose(
+        large.target - USUAL,
+        large.decision["Division"]["Share"]
+        * own_deviation(PARTICIPANT**3, USUAL, np.sqrt(0.5) * OWN),
+        atol=1e-5,
+    )
+
+
+def test_of_a_part_of_a_brain_nothing_is_divided():
+    """What is usual for it is known too roughly: the ruler alone tells."""
+    part = np.interp(np.clip(SHARES + 0.1, 0, SHARES[-1]), SHARES, USUAL) - USUAL
+    change = 0.02 * np.sin(np.pi * SHARES)
+    given = seen(PARTICIPANT**3, change, weight=1.0, share=0.7, part=part)
+    contrast = decide(calibration(), [given], mapped=True)
+    assert contrast.decision["Division"] == {"Weight": 0.0, "Reason": "part of a brain"}
+    expected = np.maximum.accumulate(USUAL + part + 0.7 * change)
+    np.testing.assert_allclose(contrast.target, expected)
+
+
+def test_a_gain_does_not_matter_and_several_scans_are_one():
+    one = decide(calibration(), [seen(PARTICIPANT**3)], mapped=True)
+    others = [seen(PARTICIPANT**3, scale=scale) for scale in (0.5, 2.0)]
+    both = decide(calibration(), others, mapped=True)
+    np.testing.assert_allclose(both.target, one.target, atol=1e-9)
+    assert both.decision == one.decision
+
+
+def test_a_scan_that_keeps_its_contrast_is_not_divided():
+    own = seen(PARTICIPANT)
+    contrast = decide(calibration(unlikeness=1.0), [own], mapped=True)
+    assert not contrast.decision["Applied"] and "Division" not in contrast.decision
+    np.testing.assert_array_equal(contrast.target, PARTICIPANT)
