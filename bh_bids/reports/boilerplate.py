@@ -222,6 +222,14 @@ def _map_text(blocks):
             ", with a deviation predicted, by a ridge regression on target scans, from the brain's "
             "texture and its brightness where participants agree, both after a histogram match"
         )
+        divisions = [_of(b, "Decisions", "Contrast", "Division") or {} for b in used]
+        divided = any(d.get("Weight") and d.get("Share") for d in divisions)
+        division = (
+            " What was left was divided between the scanner and the participant by a Gaussian "
+            "regression of log-quantiles, with priors of a smooth map of intensities for the one "
+            "and the covariance of target participants for the other; where that was plausible, "
+            "the participant's part was kept."
+        )
         shared = (
             " The scans that a participant has of one scanner shared that map, estimated on the "
             "mean of their quantiles once their gains were equal."
@@ -230,6 +238,7 @@ def _map_text(blocks):
             "Where the distribution of the brain's intensities was unlike target scans', one "
             "monotone map per volume took its quantiles to those of the target scans together"
             f"{deviation if ruled else ''}; {_changed(used, 'Contrast')}."
+            f"{division if divided else ''}"
             f"{shared if any(block.get('SharedMap') for block in used) else ''}"
         )
     for judge, (level, removal) in _DENOISERS.items():

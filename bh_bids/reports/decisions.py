@@ -53,7 +53,7 @@ def decision_rows(block):
         rows.append(_row(name, state, _ANSWERS[state], sentence))
         ruler = found.get("Ruler")
         if key == "Contrast" and state == "done" and isinstance(ruler, dict):
-            rows.append(_ruler_row(ruler))
+            rows.append(_division_row(found.get("Division")) or _ruler_row(ruler))
     return rows
 
 
@@ -158,6 +158,23 @@ def _contrast(found):
         "Intensities were mapped to the target's by one monotone curve: their distribution was "
         f"unlike it{against}."
     )
+
+
+def _division_row(division):
+    """What was kept as the participant's own by what scanners do and participants are, or None."""
+    division = division if isinstance(division, dict) else {}
+    weight = (_number(division.get("Weight")) or 0.0) * (_number(division.get("Share")) or 0.0)
+    if weight <= 0:
+        return None
+    unlikeness = _decimal(division.get("Unlikeness"))
+    about = f" (distance {unlikeness}, about 1 for a target scan)" if unlikeness else ""
+    how = f", with a weight of {100 * weight:.0f} %" if weight < 0.995 else ""
+    sentence = (
+        "What was unlike the target's average was divided between the scanner and the participant, "
+        "by what scanners do to a contrast and how target participants differ; the participant's "
+        f"own was kept{how}{about}."
+    )
+    return _row(OWN_CONTRAST, "done", "Kept", sentence)
 
 
 def _ruler_row(ruler):

@@ -170,6 +170,28 @@ def test_what_was_kept_of_the_own_contrast_is_told(share, answer, words):
     assert row["answer"] == answer and words in row["sentence"]
 
 
+@pytest.mark.parametrize(
+    ("division", "words"),
+    [
+        ({"Weight": 1.0, "Share": 0.84, "Unlikeness": 0.71}, "weight of 84 % (distance 0.7,"),
+        ({"Weight": 0.5, "Share": 0.84}, "weight of 42 %."),
+        ({"Weight": 1.0, "Share": 0.0}, None),
+        ({"Weight": 0.0, "Share": 0.9, "Unlikeness": 2.0}, None),
+        ({"Weight": 0.0, "Reason": "switched off"}, None),
+    ],
+)
+def test_what_was_divided_between_scanner_and_participant_is_told(division, words):
+    given = block(Contrast={"Division": division})
+    row = next(row for row in decision_rows(given) if row["stage"] == "Own contrast")
+    text = methods_text([{"Harmonization": given}])
+    assert ("was divided between the scanner" in text) == (words is not None)
+    if words is None:
+        # Then it is the ruler that tells.
+        assert "divided" not in row["sentence"] and "texture" in row["sentence"]
+    else:
+        assert row["answer"] == "Kept" and words in row["sentence"]
+
+
 def test_a_filter_is_not_called_the_flow():
     sentence = told("Noise", Judge="gaussian")["sentence"]
     assert "filter" in sentence and "flow" not in sentence
