@@ -159,6 +159,8 @@ METHODS = {
     "map-notissue": _solver("map", tissue=False),
     "map-nocontrast": _solver("map", contrast=False),
     "map-noruler": _solver("map", ruler=False),
+    "map-nodivision": _solver("map", division=False),
+    "map-histogram": _solver("map", ruler=False, division=False),
     "map-nonoise": _solver("map", noise=False),
     "map-identity-flow": _solver("map", flow="identity"),
     "map-gaussian": _solver("map", flow="gaussian"),
