@@ -16,6 +16,7 @@ from bh_bids.mapping import (
     intensity,
     resolution,
     ruler,
+    scanner,
     steady,
     texture,
     tissue,
@@ -45,6 +46,7 @@ def test_parameters_and_defaults(section):
         ("contrast (`Contrast`), without the ruler", (contrast.LIKE[0], contrast.UNLIKE[0])),
         ("contrast (`Contrast`), with it", (contrast.LIKE[1], contrast.UNLIKE[1])),
         ("noise (`Noise`)", (gates.NOISY, gates.NOISY)),
+        ("scanner prior counts less (`Division`)", (contrast.LIKELY, contrast.UNLIKELY)),
         ("ruler counts less (`Distance`)", (contrast.NEAR, contrast.FAR)),
         ("ruler counts less (`Sharpness`)", (contrast.SHARP, contrast.BLURRED)),
     ],
@@ -104,6 +106,16 @@ def test_sizes_named_in_the_text(section):
         f"gains of {100 * disturb.GAIN:.0f} %",
         f"raised by {gates.MISSING} times the share that is missing",
         f"1 - \\frac{{({contrast.ERROR}\\,\\epsilon)^2}}",
+        f"with the share $\\eta$ from {ruler.ASKED} errors on",
+        f"1 - ({contrast.ERROR_DIVIDED}\\,\\epsilon)^2",
+        f"from {contrast.ERROR}; one that ruler and scanner prior tell (`Division`), from "
+        f"{contrast.ERROR_DIVIDED}.",
+        f"(0, {scanner.GAIN:.0f}^2)$ (any gain), a power of standard deviation {scanner.POWER}, its "
+        f"bend of {scanner.BEND}, gains of tissues of {scanner.TISSUE}",
+        "one of the shares {}, {}, {} of the brain".format(*scanner.TISSUES),
+        f"${scanner.SMOOTH}^2 \\exp(-(\\ell - \\ell')^2/2)$, and $\\varepsilon$ of {scanner.NOISE},",
+        f"Ranks {scanner.DARK + 1} to {intensity.LEVELS - intensity.TAIL} of {intensity.LEVELS}",
+        f"the {calibration.TOLD_SPREAD} largest directions",
         f"from {low} to {high}, and told",
         f"{nine} levels and {denoise.SLICES} slices",
     ):
