@@ -110,10 +110,11 @@ def test_sizes_named_in_the_text(section):
         f"1 - ({contrast.ERROR_DIVIDED}\\,\\epsilon)^2",
         f"from {contrast.ERROR}; one that ruler and scanner prior tell (`Division`), from "
         f"{contrast.ERROR_DIVIDED}.",
-        f"(0, {scanner.GAIN:.0f}^2)$ (any gain), a power of standard deviation {scanner.POWER}, its "
-        f"bend of {scanner.BEND}, gains of tissues of {scanner.TISSUE}",
+        f"(0, {scanner.GAIN:.0f}^2)$ (any gain), a power of standard deviation "
+        f"{scanner.POWER}, its bend of {scanner.BEND}, gains of tissues of {scanner.TISSUE}",
         "one of the shares {}, {}, {} of the brain".format(*scanner.TISSUES),
-        f"${scanner.SMOOTH}^2 \\exp(-(\\ell - \\ell')^2/2)$, and $\\varepsilon$ of {scanner.NOISE},",
+        f"${scanner.SMOOTH}^2 \\exp(-(\\ell - \\ell')^2/2)$, and $\\varepsilon$ of "
+        f"{scanner.NOISE},",
         f"Ranks {scanner.DARK + 1} to {intensity.LEVELS - intensity.TAIL} of {intensity.LEVELS}",
         f"the {calibration.TOLD_SPREAD} largest directions",
         f"from {low} to {high}, and told",

@@ -84,9 +84,7 @@ def test_it_is_the_conditional_mean_of_two_gaussians(spread):
     of_scanner += 0.01 * hats.T @ hats + 0.15**2 * np.exp(-0.5 * (x[:, None] - x) ** 2)
     both = of_scanner + spread[:, told].T @ spread[:, told] + 0.006**2 * np.eye(len(x))
     mean = -spread.T @ spread[:, told] @ np.linalg.solve(both, usual - seen)
-    np.testing.assert_allclose(
-        own_deviation(own, USUAL, spread), USUAL * np.expm1(mean), atol=1e-6
-    )
+    np.testing.assert_allclose(own_deviation(own, USUAL, spread), USUAL * np.expm1(mean), atol=1e-6)
 
 
 def test_the_darkest_and_the_brightest_voxels_are_not_gone_by(spread):
