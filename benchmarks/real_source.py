@@ -15,7 +15,6 @@ figure is one way to see whether a result may be the target's:
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -115,5 +114,4 @@ def _images(path, model):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
     main()
