@@ -13,6 +13,8 @@ from bh_bids.errors import InputError
 from bh_bids.intensity import to_target_units
 from bh_bids.simulation.cases import make_case
 
+from .records import code_state
+
 SPLITS = ("tune", "test")
 # Kept with the benchmark: how often the test participants were looked at, and by what.
 OPENINGS = Path(__file__).parents[1] / "test_openings.jsonl"
@@ -86,12 +88,13 @@ def read_truth(scan):
 
 
 def log_opening(path, model, scans, methods, gaps, seeds, step):
-    """Append one line: who looked at the test participants, and with what."""
+    """Append one line: who looked at the test participants, and with what model and solver."""
     line = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "model": model.name,
         "version": model.version,
         "weights": identity(model),
+        "code": code_state(solver=True),
         "participants": [s.participant for s in scans if s.split == "test"],
         "methods": list(methods),
         "gaps": list(gaps),

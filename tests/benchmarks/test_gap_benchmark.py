@@ -74,6 +74,8 @@ def test_tuning_leaves_the_tests_closed_and_writes_its_tables(run, tmp_path):
 
 
 def test_every_opening_of_the_tests_is_written_down(run, tmp_path):
+    from gapbench.records import code_state
+
     text, records, _ = run("--split", "both", "--participants", "01", "05", "--seeds", "3")
     run("--split", "test", methods=("hm",))
     lines = [json.loads(line) for line in (tmp_path / "openings.jsonl").read_text().splitlines()]
@@ -81,6 +83,7 @@ def test_every_opening_of_the_tests_is_written_down(run, tmp_path):
     assert lines[0]["methods"] == ["source", "hm", "nyul"] and lines[0]["seeds"] == [3]
     assert lines[0]["model"] == "small" and len(lines[0]["weights"]) == 12
     assert lines[0]["gaps"] == ["none", "gamma0.7"] and lines[0]["date"].startswith("20")
+    assert lines[0]["code"] == code_state(solver=True)
     assert "## Split tune: participants 01" in text and "## Split test: participants 05" in text
     assert {(r["split"], r["participant"]) for r in records} == {("tune", "01"), ("test", "05")}
 
@@ -209,3 +212,30 @@ def test_networks_learn_from_other_participants_and_are_kept(run, monkeypatch, t
     trained.fitted.cache_clear()
     _, _, out = run("--again", "unet", gaps=("exp",), methods=("source", "unet"))
     assert "trained before" in out and "U-Net: step" not in out
+
+
+def test_the_quick_mode_runs_every_default_method(benchmark, bench, tmp_path, capsys):
+    """The command as an integration run would give it: all gaps and methods of the quick mode."""
+    from gapbench.methods import DEFAULT_METHODS
+
+    from bh_bids.flow.calibration import calibrate_model
+
+    calibrate_model(bench.model, bench.derivatives, output=tmp_path / "model")
+    out = tmp_path / "quick"
+    benchmark.main(
+        [str(bench.derivatives), "--model", str(tmp_path / "model"), "--device", "cpu", "--quick",
+         "--output", str(out)]
+    )  # fmt: skip
+    records = json.loads((out / "harmonization.json").read_text())
+    assert {r["method"] for r in records} == set(DEFAULT_METHODS)
+    assert {r["gap"] for r in records} == set(benchmark.QUICK_GAPS)
+    assert {r["step"] for r in records} == {benchmark.QUICK_STEP}
+    assert len({r["participant"] for r in records}) == benchmark.QUICK_PARTICIPANTS
+    assert (out / "harmonization_tune.png").stat().st_size > 10_000
+    assert "## Split tune" in capsys.readouterr().out
+    # What undoes a contrast is nearer to the truth than the scan as it is.
+    found = {(r["participant"], r["gap"], r["method"]): r["psnr"] for r in records}
+    for participant in {r["participant"] for r in records}:
+        source = found[participant, "gamma0.7", "source"]
+        assert found[participant, "gamma0.7", "hm"] > source + 3
+        assert found[participant, "gamma0.7", "map"] > source + 3

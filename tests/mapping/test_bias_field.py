@@ -109,6 +109,32 @@ def test_the_posterior_of_a_gaussian_prior_in_closed_form(noise):
     np.testing.assert_allclose(variance[0, keep], weight * noise**2, rtol=0.02)
 
 
+@given(st.integers(0, 2**31), st.floats(0.05, 0.2))
+@settings(max_examples=20, deadline=None)
+def test_the_fields_residual_is_the_slope_of_the_smoothed_histograms_logarithm(seed, noise):
+    """Tweedie's formula, by central differences, for any mixture of tissues."""
+    rng = np.random.default_rng(seed)
+    bells = rng.uniform(0.2, 1, 3)[:, None] * np.exp(
+        -0.5
+        * ((CENTRES - rng.uniform(-1.2, -0.1, 3)[:, None]) / rng.uniform(0.05, 0.2, 3)[:, None])
+        ** 2
+    )
+    prior = bells.sum(axis=0, keepdims=True)
+    mean, variance = _posterior(prior, noise)
+
+    def log_smoothed(at):
+        return np.log(np.exp(-0.5 * ((at[:, None] - CENTRES) / noise) ** 2) @ prior[0])
+
+    h = 1e-4
+    slope = (log_smoothed(CENTRES + h) - log_smoothed(CENTRES - h)) / (2 * h)
+    bend = (
+        log_smoothed(CENTRES + h) - 2 * log_smoothed(CENTRES) + log_smoothed(CENTRES - h)
+    ) / h**2
+    np.testing.assert_allclose(mean[0], CENTRES + noise**2 * slope, atol=1e-6)
+    # And its own slope, which shortens the steps of the fit, is the variance over the noise's.
+    np.testing.assert_allclose(variance[0], noise**2 * (1 + noise**2 * bend), atol=2e-5)
+
+
 @pytest.fixture(scope="module")
 def two_tissues():
     """A domain whose tissue is drawn voxel by voxel, brighter on one side by anatomy alone.
