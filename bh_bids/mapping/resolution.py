@@ -127,11 +127,13 @@ def sharpened(volume, mask, blur):
 
     from ..anatomy.resampling import content_box
 
-    box = content_box(mask, margin=MARGIN)
-    inside = mask[box]
+    # A brain may reach the volume's border: the margin lies beyond it then.
+    wider = np.pad(mask, MARGIN)
+    box = content_box(wider, margin=MARGIN)
+    inside, within = wider[box], np.pad(volume, MARGIN)[box]
     # Continued beyond its border: no edge of the mask is to be sharpened.
-    mean, _ = _local_mean(volume[box], inside, BEYOND)
-    values = np.where(inside, volume[box], mean).astype(np.float32)
+    mean, _ = _local_mean(within, inside, BEYOND)
+    values = np.where(inside, within, mean).astype(np.float32)
     shape = [next_fast_len(n, real=True) for n in values.shape]
     along = _squares(shape)
     blurred = sum(max(float(v), 0) * square for v, square in zip(blur, along, strict=True))
@@ -139,9 +141,9 @@ def sharpened(volume, mask, blur):
     result = irfftn(rfftn(values, shape) * np.exp(exponent).astype(np.float32), shape)[
         tuple(slice(n) for n in values.shape)
     ]
-    out = np.zeros(volume.shape, np.float32)
+    out = np.zeros(wider.shape, np.float32)
     out[box] = np.where(inside, np.maximum(result, 0), 0)
-    return out
+    return out[(slice(MARGIN, -MARGIN),) * AXES].copy()
 
 
 def _in_band():

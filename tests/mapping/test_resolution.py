@@ -138,6 +138,24 @@ def test_no_blur_changes_nothing_and_outside_stays_empty():
     assert (result[~MASK] == 0).all() and (result >= 0).all()
 
 
+@pytest.mark.parametrize("cut", [np.s_[30:], np.s_[:30]], ids=["first slice", "last slice"])
+@pytest.mark.parametrize("axis", range(3))
+def test_where_the_volume_ends_the_brain_is_not_sharpened_against_nothing(axis, cut):
+    """A brain that reaches the border of its volume: its last slice is as one further in."""
+    whole = np.where(MASK, 1.0, 0.0)
+    part = (np.s_[:],) * axis + (cut,)
+    result = sharpened(whole[part], MASK[part], np.where(np.arange(3) == axis, 0.4, 0))
+    assert MASK[part].take([0, -1], axis=axis).any()
+    np.testing.assert_allclose(result[MASK[part]], 1, atol=0.05)
+    # Ten voxels further in nobody knows that the volume ends.
+    volume, far = brain(blur=0.5), (np.s_[:],) * axis + (np.s_[10:],)
+    beside = (np.s_[:],) * axis + (np.s_[30:],)
+    found = sharpened(volume[beside], MASK[beside], (0.25, 0.25, 0.25))[far]
+    expected = sharpened(volume, MASK, (0.25, 0.25, 0.25))[beside][far]
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    assert np.abs(expected - volume[beside][far]).max() > 0.05
+
+
 @given(st.floats(0.2, 5.0))
 @settings(max_examples=5, deadline=None)
 def test_sharpening_knows_no_units(gain):
