@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "crossfit_participants.tsv"
-GAPS = ("gamma0.7", "exp", "ventricles")
+GAPS = ("gamma0.7", "exp", "ventricles", "lesion")
 METHODS = ("hm", "map")
 # Held out from every choice: not only, as the others, from the fold's model.
 TEST = ("04", "09", "14", "19", "53", "57", "60", "63")
@@ -33,7 +33,7 @@ def main(*records):
 def _keep(records):
     found = {}
     for r in records:
-        if r["method"] in METHODS and r["seed"] == 0:
+        if r["method"] in METHODS and r["gap"] in (*GAPS, "none") and r["seed"] == 0:
             found.setdefault((r["participant"], r["gap"]), {})[r["method"]] = r["psnr"]
     with TABLE.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
