@@ -60,9 +60,8 @@ def _scan(model, derivatives, label):
     places = box.occupied[np.linspace(*middle, SLICES).round().astype(int)]
     engine = FlowEngine.from_flow(model.flow)
     voxels = float(inside[places].sum())
-    rows = []
+    centre, rows = volume[mask].mean(), []
     for factor in FACTORS:
-        centre = volume[mask].mean()
         changed = np.where(mask, centre + factor * (volume - centre) + noise, 0)
         stack = torch.from_numpy(box.extract(changed.astype(np.float32)))
         context = slice_context(model.config, stack, places, mask=inside, mean=mean, sigma=SIGMA)

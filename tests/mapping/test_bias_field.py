@@ -114,12 +114,12 @@ def test_the_posterior_of_a_gaussian_prior_in_closed_form(noise):
 def test_the_fields_residual_is_the_slope_of_the_smoothed_histograms_logarithm(seed, noise):
     """Tweedie's formula, by central differences, for any mixture of tissues."""
     rng = np.random.default_rng(seed)
-    bells = rng.uniform(0.2, 1, 3)[:, None] * np.exp(
-        -0.5
-        * ((CENTRES - rng.uniform(-1.2, -0.1, 3)[:, None]) / rng.uniform(0.05, 0.2, 3)[:, None])
-        ** 2
+    height, centre, width = (
+        rng.uniform(*limits, 3)[:, None] for limits in ((0.2, 1), (-1.2, -0.1), (0.05, 0.2))
     )
-    prior = bells.sum(axis=0, keepdims=True)
+    bells = height * np.exp(-0.5 * ((CENTRES - centre) / width) ** 2)
+    # No tissue is impossible anywhere, as in the histograms of blocks.
+    prior = 1e-3 + bells.sum(axis=0, keepdims=True)
     mean, variance = _posterior(prior, noise)
 
     def log_smoothed(at):
