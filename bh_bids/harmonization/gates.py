@@ -1,35 +1,38 @@
 """Whether a stage has anything to do: how far what it found is beyond what target scans show.
 
 What is usual is the 95th percentile of what the same stage finds on the target's own training
-scans. Each gate gives the share of the stage that is applied, 0 to 1, and what it was decided on,
-for the sidecar. The contrast's gate is in :mod:`bh_bids.harmonization.contrast`, for it weighs the
-ruler's word, too.
+scans; a field's gate goes by the evidence that there is one. Each gate gives the share of the stage
+that is applied, 0 to 1, and what it was decided on, for the sidecar. The contrast's gate is in
+:mod:`bh_bids.harmonization.contrast`, for it weighs the ruler's word, too.
 """
 
 import numpy as np
 
 from ..mapping.field import WHOLE
+from ..mapping.null_field import expected_field
 from ..mapping.resolution import blur_size
 
-# From so many times the usual a stage is applied, in full from so many: a field's spread, a blur's
-# size, and how uneven the local contrast is.
-FIELD, BLURRED, UNEVEN = (1.3, 1.8), (1.5, 2.0), (2.0, 2.5)
-# What target scans are taken to show at least, for few may differ by less: log units, voxels
-# squared, log units.
-LEAST_FIELD, LEAST_BLUR, LEAST_UNEVEN = 0.010, 0.05, 0.03
-# What is added to a field's limits where all of the brain is missing, in proportion.
-MISSING = 0.12
+# From so many times the usual a stage is applied, in full from so many: a blur's size, and how
+# uneven the local contrast is.
+BLURRED, UNEVEN = (1.5, 2.0), (2.0, 2.5)
+# What target scans are taken to show at least, for few may differ by less: voxels squared, log
+# units.
+LEAST_BLUR, LEAST_UNEVEN = 0.05, 0.03
+# From this evidence a field is divided out, in full from this: logarithms of likelihood ratios.
+FIELD = (5.0, 10.0)
+# Where a share of the brain is missing, anatomy feigns a field larger by so many times that share.
+MISSING = 15.0
 # Noise of this level and more is taken away, target units.
 NOISY = 0.012
 
 
-def field_gate(spread, coverage, calibration):
-    """Share of a bias field to be divided out.
+def field_gate(found, coverage, calibration):
+    """The bias field in what was found, and the share of it that is to be divided out.
 
     Parameters
     ----------
-    spread : float
-        Standard deviation over the brain of the log-field found, at the target's contrast.
+    found : numpy.ndarray, shape (functions,)
+        See :func:`bh_bids.mapping.field.find_field`.
     coverage : float
         Share of the brain that was scanned: what is found on whole target scans says less of a
         part of one.
@@ -37,13 +40,26 @@ def field_gate(spread, coverage, calibration):
 
     Returns
     -------
+    field : numpy.ndarray of float64, shape (functions,)
+        Expected, whatever its share.
     weight : float
         0 to 1.
     decision : dict
-        Whether and how far it is applied, the figure and what is usual, for the sidecar.
+        Whether and how far it is applied, and on what evidence, for the sidecar.
     """
-    missing = MISSING * (1 - coverage) if coverage < WHOLE else 0.0
-    return _decided("Spread", spread, calibration.null_spread, LEAST_FIELD, FIELD, missing)
+    larger = 1 + MISSING * (1 - coverage) if coverage < WHOLE else 1.0
+    field, evidence = expected_field(found, calibration.null_covariance * larger**2)
+    weight = ramp(evidence, *FIELD)
+    return (
+        field,
+        weight,
+        {
+            "Applied": weight > 0,
+            "Weight": round(weight, 4),
+            "Evidence": round(evidence, 2),
+            "UsualEvidence": FIELD[0],
+        },
+    )
 
 
 def blur_gate(blur, calibration):
@@ -91,13 +107,13 @@ def ramp(value, low, high):
     return float(np.clip((value - low) / (high - low), 0, 1))
 
 
-def _decided(name, figure, null, least, factors, raised=0.0):
-    """Weight and decision on a figure, from those of target scans; ``raised`` is added to these."""
+def _decided(name, figure, null, least, factors):
+    """Weight and decision on a figure, from those of target scans."""
     usual = max(float(np.quantile(null, 0.95)), least)
-    weight = ramp(figure, *(usual * factor + raised for factor in factors))
+    weight = ramp(figure, *(usual * factor for factor in factors))
     return weight, {
         "Applied": weight > 0,
         "Weight": round(weight, 4),
         name: round(figure, 4),
-        f"Usual{name}": round(usual + raised, 4),
+        f"Usual{name}": round(usual, 4),
     }

@@ -21,9 +21,9 @@ from ..mapping import spectrum
 from ..mapping.field import (
     Lattice,
     field_spread,
+    find_field,
     log_field,
     regional_shift,
-    standard_field,
 )
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
@@ -212,7 +212,7 @@ class _Run:
             self.lattice(problem.source) > 0,
             self.lattice,
             model.calibration.histograms,
-            len(model.calibration.null_spread),
+            len(model.calibration.own_spread),
         )
         self.quantiles = np.maximum.accumulate(model.calibration.quantiles + self.shift)
         # No target brain was seen to be brighter anywhere.
@@ -243,13 +243,15 @@ class _Run:
             self.decisions["Bias"] = {"Applied": False, "Reason": "switched off"}
             return
         lattice, values = self.lattice, self.lattice(np.where(self.telling, source, 0))
-        found, power = standard_field(values, lattice, calibration.histograms, self.quantiles)
-        found = found - calibration.null_field
-        spread = field_spread(found, lattice, values > 0) if (values > 0).any() else 0.0
-        weight, self.decisions["Bias"] = field_gate(spread, self.coverage, calibration)
+        found, power = find_field(
+            values, lattice, calibration.histograms, self.quantiles, calibration.null_field
+        )
+        field, weight, decision = field_gate(found, self.coverage, calibration)
+        spread = field_spread(field, lattice, values > 0) if (values > 0).any() else 0.0
+        self.decisions["Bias"] = decision | {"Spread": round(spread, 4)}
         if weight == 0:
             return
-        self.coefficients = weight / power * found
+        self.coefficients = weight / power * field
         self.volume = source * np.exp(-log_field(self.coefficients, source.shape))
         self.verdict("field", self.volume)
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from ..errors import InputError, ModelError
 from .disturb import disturbed, other_anatomy
-from .field import Lattice, field_spread, local_histograms, regional_shift, standard_field
+from .field import Lattice, orders, regional_shift
 from .intensity import SHARES, brain_quantiles, map_between
+from .null_field import learn_null_field
 from .resolution import AXES, RINGS, blur_between, detail_spectrum
 from .ruler import ASKED, COLUMNS, ContrastRuler, contrast_profile, leave_one_out, trusted_share
 from .scanner import log_quantiles, spread_of
@@ -38,10 +39,9 @@ class Calibration:
         Usual ones, of the target's brains together.
     histograms : numpy.ndarray, shape (blocks, BINS)
         Local histograms of log-intensity.
-    null_field : numpy.ndarray, shape (functions,)
-        Mean of the fields that are found on target scans, at the target's contrast.
-    null_spread : numpy.ndarray, shape (scans,)
-        Spread (log units) of each training scan's field about that mean.
+    null_field, null_covariance : numpy.ndarray, shapes (functions,) and (functions, functions)
+        Mean of the fields that are found on target scans, and covariance about it, at the target's
+        contrast (:func:`bh_bids.mapping.null_field.learn_null_field`).
     modes, mode_sd : numpy.ndarray, shapes (components, LEVELS) and (components,)
         Principal deviations of training scans' quantiles, at most COMPONENTS, and their standard
         deviations.
@@ -84,7 +84,7 @@ class Calibration:
     quantiles: np.ndarray
     histograms: np.ndarray
     null_field: np.ndarray
-    null_spread: np.ndarray
+    null_covariance: np.ndarray
     modes: np.ndarray
     mode_sd: np.ndarray
     rest_sd: np.ndarray
@@ -153,7 +153,10 @@ class Calibration:
         """
         if set(arrays) != {field.name for field in fields(cls)}:
             return None
+        functions = len(orders())
         shapes = {
+            "null_field": (functions,),
+            "null_covariance": (functions, functions),
             "ruler_centre": (COLUMNS,),
             "detail": (RINGS, AXES),
             "local_contrast": (BRIGHTNESSES,),
@@ -173,7 +176,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     ----------
     volumes : callable
         ``volumes()`` iterates over the training scans (x, y, z), float32, target units, 0 outside
-        the brain. It is called eight times, so that the scans need not be in memory together.
+        the brain. It is called nine times, so that the scans need not be in memory together.
     mean : numpy.ndarray, shape (x, y, z)
         Mean of the scans.
     voxel_size : tuple of float
@@ -203,8 +206,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     deviations = quantiles - pooled
     report("Learning what the target shows at each place.")
     lattice = Lattice(mean.shape, voxel_size)
-    histograms = local_histograms(volumes(), lattice)
-    null, spread = _null_fields(volumes(), lattice, histograms, pooled)
+    histograms, null_field, null_covariance = learn_null_field(volumes, lattice, pooled)
     detail, blur = _null_blur(volumes(), quantiles, pooled)
     contrast, uneven = _null_unevenness(volumes(), quantiles, pooled)
     report("Learning what goes with the participants' own contrast.")
@@ -224,8 +226,8 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     return Calibration(
         quantiles=pooled,
         histograms=histograms,
-        null_field=null,
-        null_spread=spread,
+        null_field=null_field,
+        null_covariance=null_covariance,
         modes=modes,
         mode_sd=mode_sd,
         rest_sd=rest_sd,
@@ -274,19 +276,6 @@ def _usual_quantiles(quantiles, pooled):
         inner = (SHARES >= shares[1]) & (SHARES <= shares[-2])
         usual[inner] = np.interp(SHARES[inner], shares, pooled)
     return np.maximum.accumulate(usual)
-
-
-def _null_fields(volumes, lattice, histograms, pooled):
-    found, inside = [], []
-    for volume in volumes:
-        values = lattice(volume)
-        found.append(standard_field(values, lattice, histograms, pooled)[0])
-        inside.append(values > 0)
-    null = np.mean(found, axis=0)
-    spreads = [
-        field_spread(f - null, lattice, brain) for f, brain in zip(found, inside, strict=True)
-    ]
-    return null, np.array(spreads)
 
 
 def _null_blur(volumes, quantiles, pooled):

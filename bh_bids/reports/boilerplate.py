@@ -194,13 +194,13 @@ def _map_text(blocks):
     """The stages of the method map, how many scans each changed, and on what thresholds."""
     stages = []
     if used := _with_stage(blocks, "Bias"):
-        usual = _words(_percent(_of(b, "Decisions", "Bias", "UsualSpread")) for b in used)
         stages.append(
             "A smooth field of the bias that was left by N4 was estimated by comparing each "
             "voxel's intensity with the target scans' local histograms, as N4 [@n4] compares it "
-            "with a sharpened global one, and was divided out where its standard deviation "
-            "exceeded 1.3 times (in full, 1.8 times) what 95 % of target scans stay below"
-            f"{f' ({usual})' if usual else ''}; {_changed(used, 'Bias')}."
+            "with a sharpened global one. Of what was found, the expected field given what is "
+            "found in the target's own scans was divided out where the logarithm of its "
+            "likelihood's ratio to that of no field exceeded 5 (in full, 10); "
+            f"{_changed(used, 'Bias')}."
         )
     if used := _with_stage(blocks, "Resolution"):
         stages.append(

@@ -74,20 +74,20 @@ def _coverage_rows(coverage):
 
 
 def _bias(found):
-    size, most = _number(found.get("Spread")), _number(found.get("UsualSpread"))
-    spread, usual = _percent(size), _percent(most)
-    against = f" (target scans: up to {usual})" if usual else ""
+    spread = _percent(_number(found.get("Spread"))) or "unknown size"
+    evidence, usual = _number(found.get("Evidence")), _number(found.get("UsualEvidence"))
+    against = "" if evidence is None else f"log-likelihood ratio {evidence:.1f}"
+    if against and usual is not None:
+        against += f", from {usual:.0f} on one is removed"
+    against = f" ({against})" if against else ""
     if not found.get("Applied"):
-        left = f"the {spread} found are" if spread else "what was found is"
-        more = "hardly" if (size or 0) > (most or 0) else "no"
-        return f"No bias field was removed: {left} {more} more than target scans have{against}."
-    part = _part(found)
-    if part:
         return (
-            f"A bias field of {spread} was found, hardly more than target scans have{against}: "
-            f"{part} of it was removed."
+            "No bias field was removed: what was found is hardly likelier a field than what "
+            f"target scans show of their own anatomy{against}."
         )
-    return f"A bias field of {spread or 'unknown size'} was removed{against}."
+    if part := _part(found):
+        return f"A bias field of {spread} was found{against}: {part} of it was removed."
+    return f"A bias field of {spread} was removed{against}."
 
 
 def _resolution(found):

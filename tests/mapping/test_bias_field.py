@@ -218,7 +218,6 @@ def test_a_field_in_brains_of_tissue(domain, scan_maker):
     """With partial volume, own anatomy and noise, in a participant that was not trained on."""
     lattice, inside = domain.lattice, domain.lattice(domain.mask)
     calibration = domain.calibration
-    usual = np.quantile(calibration.null_spread, 0.95)
     for seed in (30, 31):
         true = random_field(lattice, inside, 0.15, seed)
         source = scan_maker(seed) * np.exp(log_field(true, domain.mask.shape))
@@ -226,7 +225,7 @@ def test_a_field_in_brains_of_tissue(domain, scan_maker):
             lattice(source), lattice, calibration.histograms, calibration.quantiles
         )
         found = found - calibration.null_field
-        assert field_spread(found, lattice, inside) > usual + 0.03
+        assert field_spread(found, lattice, inside) > 0.08
         assert field_spread(found - true, lattice, inside) < 0.05
 
 

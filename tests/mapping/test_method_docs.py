@@ -14,6 +14,7 @@ from bh_bids.mapping import (
     disturb,
     field,
     intensity,
+    null_field,
     resolution,
     ruler,
     scanner,
@@ -73,7 +74,12 @@ def test_sizes_named_in_the_text(section):
         "between {} and {} cycles per voxel".format(*resolution.BAND),
         f"= {resolution.ALONG:.3f}$ of $f^2$, and of either other {resolution.ACROSS:.3f}",
         f"Gaussian mean of {resolution.SMOOTH:.0f} voxels",
-        f"95th percentile ({gates.LEAST_FIELD:.3f} at least;",
+        f"looked for {field.LOOKS} times, each time in what",
+        f"its spread there is {null_field.LEAST} at least",
+        f"{null_field.SMOOTHNESS}th power of the order",
+        f"one of {len(null_field.STRENGTHS)}, from {null_field.STRENGTHS[0]:.3f} to "
+        f"{null_field.STRENGTHS[-1]:.0f}, that makes",
+        "grows from {:.0f} to {:.0f}.".format(*gates.FIELD),
         f"stay below ({gates.LEAST_BLUR} at least;",
         "a blur is undone from ${}\\,\\bar v$ on, in full from ${}\\,\\bar v$".format(
             *gates.BLURRED
@@ -104,7 +110,7 @@ def test_sizes_named_in_the_text(section):
         "shifted by {} to {} voxels".format(*disturb.SHIFT),
         f"noise of up to {disturb.NOISE}",
         f"gains of {100 * disturb.GAIN:.0f} %",
-        f"raised by {gates.MISSING} times the share that is missing",
+        f"by {gates.MISSING:.0f} times the share that is missing",
         f"1 - \\frac{{({contrast.ERROR}\\,\\epsilon)^2}}",
         f"with the share $\\eta$ from {ruler.ASKED} errors on",
         f"1 - ({contrast.ERROR_DIVIDED}\\,\\epsilon)^2",

@@ -10,7 +10,9 @@ from bh_bids.reports.assemble import write_participant_report
 from bh_bids.reports.boilerplate import cited_keys, methods_text
 from bh_bids.reports.decisions import decision_rows
 
-BIAS = {"Applied": True, "Weight": 1.0, "Spread": 0.0934, "UsualSpread": 0.019}
+BIAS = {
+    "Applied": True, "Weight": 1.0, "Evidence": 126.31, "UsualEvidence": 5.0, "Spread": 0.0934,
+}  # fmt: skip
 RULER = {"Weight": 1.0, "Distance": 1.24, "Sharpness": -0.31}
 RESOLUTION = {
     "Applied": True, "Weight": 1.0, "Blur": 0.362, "BlurAlongAxes": [0.36, 0.04, -0.01],
@@ -49,7 +51,9 @@ def test_every_stage_is_told_with_the_sidecar_s_own_figures():
     assert [row["stage"] for row in rows] == stages
     assert {row["state"] for row in rows} == {"done"}
     bias, resolution, tissue, contrast, own, noise = (row["sentence"] for row in rows)
-    assert bias == "A bias field of 9.3 % was removed (target scans: up to 1.9 %)."
+    assert bias == (
+        "A bias field of 9.3 % was removed (log-likelihood ratio 126.3, from 5 on one is removed)."
+    )
     assert resolution == (
         "The scan was sharpened: its detail is blurred beyond that of target scans (left-right "
         "0.60, back-front 0.20, foot-head 0.00 voxels; size 0.36; target scans up to 0.11)."
@@ -70,7 +74,7 @@ def test_every_stage_is_told_with_the_sidecar_s_own_figures():
 
 def test_what_was_left_alone_is_told_with_the_reason():
     rows = {
-        "bias": told("Bias", Applied=False, Weight=0.0, Spread=0.012),
+        "bias": told("Bias", Applied=False, Weight=0.0, Evidence=0.4, Spread=0.002),
         "resolution": told("Resolution", Applied=False, Weight=0.0, Blur=0.0),
         "tissue": told("Tissue", Applied=False, Weight=0.0, Unevenness=0.021),
         "contrast": told("Contrast", Applied=False, Weight=0.0, Unlikeness=0.94),
@@ -78,12 +82,9 @@ def test_what_was_left_alone_is_told_with_the_reason():
     }
     assert {row["state"] for row in rows.values()} == {"left"}
     assert {row["answer"] for row in rows.values()} == {"Left alone"}
-    assert "1.2 % found are no more" in rows["bias"]["sentence"]
-    assert "1.9 %" in rows["bias"]["sentence"]
-    found = told("Bias", Applied=False, Weight=0.0, Spread=0.022)["sentence"]
-    assert (
-        "the 2.2 % found are hardly more than target scans have (target scans: up to 1.9 %)"
-        in found
+    assert rows["bias"]["sentence"] == (
+        "No bias field was removed: what was found is hardly likelier a field than what target "
+        "scans show of their own anatomy (log-likelihood ratio 0.4, from 5 on one is removed)."
     )
     assert "blurred no more than in target scans" in rows["resolution"]["sentence"]
     assert "size 0.00; target scans up to 0.11)." in rows["resolution"]["sentence"]
@@ -219,7 +220,8 @@ def test_methods_that_decide_nothing_have_no_rows(odd):
 @pytest.mark.parametrize("value", [None, "many", True, float("nan"), [], {}])
 def test_odd_figures_do_no_harm(value):
     odd = {"Applied": True, "Weight": value, "Spread": value, "Unlikeness": value, "Sigma": value,
-           "UsualSpread": value, "Ruler": {"Weight": value, "Distance": value}}  # fmt: skip
+           "Evidence": value, "UsualEvidence": value,
+           "Ruler": {"Weight": value, "Distance": value}}  # fmt: skip
     rows = decision_rows({"Decisions": {"Bias": odd, "Contrast": odd, "Noise": odd}})
     assert len(rows) == 4
     assert not any("nan" in row["sentence"] or "None" in row["sentence"] for row in rows)
@@ -299,9 +301,7 @@ def test_the_methods_text_counts_the_scans_and_cites_what_was_used():
     text = methods_text([{"Harmonization": b} for b in (block(), block(Bias={"Applied": False}))])
     assert "method *map*" in text and "1 of 2 scans were changed" in text
     low, high = FIELD
-    assert (
-        f"{low} times (in full, {high} times) what 95 % of target scans stay below (1.9 %)" in text
-    )
+    assert f"to that of no field exceeded {low:.0f} (in full, {high:.0f})" in text
     assert {"blindharmony", "efron", "n4", "nsf", "nflows"} <= set(cited_keys(text))
     other = methods_text([{"Harmonization": block(Noise={"Judge": "gaussian"})}])
     assert "Wiener filter" in other and "efron" not in cited_keys(other)
