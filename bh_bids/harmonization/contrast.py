@@ -163,11 +163,12 @@ def decide(calibration, seen, *, mapped, divided=True):
         return found
 
     like, unlike = (float(np.interp(told, (0, 1), pair)) for pair in (LIKE, UNLIKE))
-    weight = ramp(unlikeness(own), like, unlike) if mapped else 0.0
+    unlike_own = unlikeness(own)
+    weight = ramp(unlike_own, like, unlike) if mapped else 0.0
     decision = {
         "Applied": weight > 0,
         "Weight": round(weight, 4),
-        "Unlikeness": round(unlikeness(own), 3),
+        "Unlikeness": round(unlike_own, 3),
         "UsualUnlikeness": round(like, 3),
     }
     expected = np.maximum.accumulate(usual + told * share * change)

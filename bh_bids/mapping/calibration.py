@@ -110,6 +110,11 @@ class Calibration:
     null_unevenness: np.ndarray
 
     @property
+    def scans(self):
+        """Number of the training scans."""
+        return len(self.own_spread)
+
+    @property
     def ruler(self):
         """The contrast ruler."""
         return ContrastRuler.from_arrays(

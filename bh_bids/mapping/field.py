@@ -232,15 +232,16 @@ def find_field(values, lattice, histograms, quantiles, null_field):
     power : float
         See :func:`contrast_power`.
     """
-    coefficients, powers = np.zeros(len(orders())), []
+    coefficients = np.zeros(len(orders()))
     if not _enough(values > 0):
         return coefficients, 1.0
+    first = None
     for _ in range(LOOKS):
         flat = values * np.exp(-np.tensordot(coefficients, lattice.basis, 1))
         found, power = standard_field(flat, lattice, histograms, quantiles)
         coefficients += (found - null_field) / power
-        powers.append(power)
-    return coefficients * powers[0], powers[0]
+        first = first or power
+    return coefficients * first, first
 
 
 def estimate_field(values, lattice, histograms, quantiles):
