@@ -113,6 +113,7 @@ def _described(model):
         ),
         "SHA-256 of weights": model.weights_sha256,
         "SHA-256 of mean": model.metadata.get("MeanSHA256"),
+        "SHA-256 of calibration": model.metadata.get("CalibrationSHA256"),
     }
 
 

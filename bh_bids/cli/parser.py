@@ -97,9 +97,10 @@ def _add_harmonization(group):
         help="target-domain model: a packaged one's name or a folder (default: default); "
         "bh-model trains others")  # fmt: skip
     add("--method", choices=METHODS,
-        help="map: one bias field, one monotone map of intensities and the flow's denoising, each "
-        "only as far as a scan is unlike the target's (default); paper: the published "
-        "BlindHarmony, steps in the image and in the flow's latent space by turns")  # fmt: skip
+        help="map: a bias field, a blur and a gain by surroundings undone, one monotone map of "
+        "intensities, and the flow's denoising, each only as far as a scan is unlike the target's "
+        "(default); paper: the published BlindHarmony, steps in the image and in the flow's "
+        "latent space by turns")  # fmt: skip
     add("--device", metavar="{auto,cpu,cuda[:N]}",
         help="where the flow runs (default: auto, a GPU if there is one)")  # fmt: skip
     add("--output-spaces", nargs="+", metavar="SPACE",

@@ -3,7 +3,7 @@
 python docs/figures/make_real_source.py DERIVATIVES
 
 DERIVATIVES are those of OpenNeuro ds000011 (PDDL) and the packaged model. A row for each scan:
-source, brain-only histogram match, result, and the field that was taken away.
+source, brain-only histogram match, result, and the result less the match.
 """
 
 import json
