@@ -201,8 +201,12 @@ def command_line(settings, scan):
     """
     words = ["bh-bids", "BIDS_DIR", "OUTPUT_DIR", "participant"]
     words += ["--participant-label", scan.participant]
-    if scan.session:
-        words += ["--session-label", scan.session]
+    # Of a longitudinal study the other visits are needed, too.
+    sessions = settings.session_label if settings.longitudinal else scan.session
+    if sessions:
+        words += ["--session-label", *([sessions] if isinstance(sessions, str) else sessions)]
+    if settings.longitudinal and settings.bids_filters:
+        words += ["--bids-filter-file", "PATH"]
     words += ["--model", settings.model, "--method", settings.method]
     words += ["--skull-strip-t1w", settings.skull_strip_t1w]
     if settings.template:

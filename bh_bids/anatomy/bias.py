@@ -5,10 +5,9 @@ Source: Tustison et al., N4ITK: improved N3 bias correction, IEEE TMI 29 (2010).
 
 import ants
 import numpy as np
-from scipy import ndimage
 
 from .ants_images import deterministic, to_ants
-from .resampling import box_affine, content_box, downsample
+from .resampling import box_affine, content_box, downsample, extend
 
 ESTIMATION_SPACING = 4.0
 """mm; the field is smooth, so estimating it here and applying it at full resolution costs a small
@@ -68,30 +67,3 @@ def rough_correction(volume, affine):
     """
     inside = volume > 0.5 * downsample(volume, affine, 4.0)[0].mean()
     return volume / n4_bias_field(volume, affine, inside, iterations=(20, 20))
-
-
-def extend(log_field, coarse, shape, affine):
-    """Resample a log field; beyond the coarse grid its border value holds on.
-
-    Parameters
-    ----------
-    log_field : numpy.ndarray, shape (i, j, k)
-    coarse : numpy.ndarray, shape (4, 4)
-        Affine of its grid.
-    shape, affine : tuple of int, numpy.ndarray of shape (4, 4)
-        Grid wanted.
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape ``shape``
-    """
-    to_coarse = np.linalg.inv(coarse) @ affine
-    return ndimage.affine_transform(
-        log_field,
-        to_coarse[:3, :3],
-        offset=to_coarse[:3, 3],
-        output_shape=shape,
-        order=1,
-        mode="nearest",
-        output=np.float32,
-    )

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from ..errors import InputError
 from .ants_images import deterministic, silent, to_ants
-from .bias import extend, rough_correction
-from .resampling import content_box, downsample, resample, voxel_sizes, voxel_volume
+from .bias import rough_correction
+from .resampling import content_box, downsample, extend, resample, voxel_sizes, voxel_volume
 from .templates import find_head_template
 
 WORKING_SPACING = 2.5

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .resampling import content_box, resample
+from .resampling import content_box, extend, resample
 
 # What a mapping leaves is rounding up to here (target units), and not worth an interpolation.
 NEGLIGIBLE = 1e-5
@@ -68,15 +68,17 @@ def to_native_grid(native, mask, affine, matrix, source, harmonized, grid, mappi
         Target units, 0 outside the mask.
     """
 
-    def back(volume):
-        return resample(volume, grid, native.shape, affine, np.linalg.inv(matrix), order=1)
-
+    to_model = np.linalg.inv(matrix)
     field = mapping.log_field()
     inside = source > 0
     rest = np.where(inside, harmonized - mapping(source, field), 0).astype(np.float32)
-    mapped = mapping(native, None if field is None else back(field))
+    # A mask may reach below the model's grid: the field goes on there.
+    native_field = None if field is None else extend(field, to_model @ grid, native.shape, affine)
+    mapped = mapping(native, native_field)
     if np.abs(rest).max(initial=0) > NEGLIGIBLE:
-        mapped = mapped + back(_grow(rest, inside))
+        mapped = mapped + resample(
+            _grow(rest, inside), grid, native.shape, affine, to_model, order=1
+        )
     return np.where(mask, np.maximum(mapped, 0), 0).astype(np.float32)
 
 

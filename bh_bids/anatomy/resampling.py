@@ -53,6 +53,33 @@ def resample(volume, affine, shape, target_affine, matrix=None, order=1):
     )
 
 
+def extend(log_field, coarse, shape, affine):
+    """Resample a log field; beyond the coarse grid its border value holds on.
+
+    Parameters
+    ----------
+    log_field : numpy.ndarray, shape (i, j, k)
+    coarse : numpy.ndarray, shape (4, 4)
+        Affine of its grid.
+    shape, affine : tuple of int, numpy.ndarray of shape (4, 4)
+        Grid wanted.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape ``shape``
+    """
+    to_coarse = np.linalg.inv(coarse) @ affine
+    return ndimage.affine_transform(
+        log_field,
+        to_coarse[:3, :3],
+        offset=to_coarse[:3, 3],
+        output_shape=shape,
+        order=1,
+        mode="nearest",
+        output=np.float32,
+    )
+
+
 def content_box(mask, margin=0):
     """Bounding box of a mask.
 

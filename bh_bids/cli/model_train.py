@@ -3,10 +3,13 @@
 import os
 import sys
 
+from ..errors import InputError
 from .arguments import add_command, add_description, target_domain
 
 # As bh_bids.flow.config has them, which imports numpy: the help must come at once.
 CONDITIONS = ("mask", "previous", "mean", "noise")
+# The same of bh_bids.harmonization.gates.
+NOISY = 0.012
 
 TRAIN_EXAMPLES = """\
 examples:
@@ -102,7 +105,8 @@ def _add_architecture(train):
         nargs=2,
         default=[0.004, 0.05],
         metavar=("LOW", "HIGH"),
-        help="standard deviations of the training noise, target units (0.004 0.05)",
+        help="standard deviations of the training noise, target units (0.004 0.05); noise of "
+        f"{NOISY} and more is taken away by the method map, so this must lie between them",
     )
 
 
@@ -189,6 +193,12 @@ def _train(options):
         noise_range=tuple(options.noise_range),
         **{name: given[name] for name in same},
     )
+    low, high = config.noise_range
+    if "noise" in config.conditions and not low < NOISY < high:
+        raise InputError(
+            f"--noise-range {low:g} {high:g} does not enclose {NOISY}, from which on the method "
+            "map takes noise away: the flow has to know what lies on both sides."
+        )
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

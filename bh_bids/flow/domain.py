@@ -58,7 +58,8 @@ def learn_constants(volumes, mean, intensity, config, report, release=lambda: No
     Parameters
     ----------
     volumes : sequence of Volume
-        Scans of the target domain.
+        Scans of the target domain. Of each participant the first counts: what is learned of the
+        others tells of a participant only if none of the others is the same head again.
     mean : numpy.ndarray, shape ``config.shape``
         Mean volume, target units.
     intensity : dict
@@ -74,8 +75,14 @@ def learn_constants(volumes, mean, intensity, config, report, release=lambda: No
     bh_bids.mapping.calibration.Calibration
     """
 
+    firsts = {}
+    for volume in volumes:
+        firsts.setdefault(volume.participant, volume)
+    if len(firsts) < len(volumes):
+        report(f"One scan of each of the {len(firsts)} participants is taken for the constants.")
+
     def scaled():
-        for volume in volumes:
+        for volume in firsts.values():
             yield volume.in_target_units()
             release()
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from ..intensity import to_target_units
 from ..mapping.mapping import Mapping, straight_mapping
 from .device import resolve_device
@@ -182,6 +182,8 @@ def harmonize_together(
     InputError, ModelError, DeviceError
         As :func:`harmonize`.
     """
+    if not len(volumes):
+        raise InputError("There is no volume to harmonize.")
     solver = get_solver(method)
     settings = make_parameters(solver, method, parameters)
     place = resolve_device(device)
@@ -192,7 +194,7 @@ def harmonize_together(
     heads = [
         _prepare(volume, mask, lesion, model, place, seed, progress)
         for volume, mask, lesion in zip(
-            volumes, masks, lesions or [None] * len(volumes), strict=True
+            volumes, masks, [None] * len(volumes) if lesions is None else lesions, strict=True
         )
     ]
     # The fastest convolution may differ from run to run; the same bytes are promised.

@@ -146,13 +146,10 @@ def decide(calibration, seen, *, mapped, divided=True):
     """
     scale = float(np.mean([s.scale for s in seen]))
     own = np.mean([s.own * (scale / s.scale) for s in seen], axis=0) / scale
-    usual, shift, change = (
-        np.mean([getattr(s, name) for s in seen], axis=0) for name in ("usual", "shift", "change")
+    usual, shift = (
+        np.mean([getattr(s, name) for s in seen], axis=0) for name in ("usual", "shift")
     )
-    told, size, share = (
-        float(np.mean([s.ruler.get(name, 0.0) for s in seen]))
-        for name in ("Weight", "Deviation", "Share")
-    )
+    change, told, size, share = _told_together(seen)
     as_told = np.maximum.accumulate(usual + told * change)
 
     def unlikeness(quantiles):
@@ -171,6 +168,12 @@ def decide(calibration, seen, *, mapped, divided=True):
         "Unlikeness": round(unlike_own, 3),
         "UsualUnlikeness": round(like, 3),
     }
+    if len(seen) > 1:
+        decision["SharedRuler"] = {
+            "Weight": round(told, 4),
+            "Deviation": round(size, 3),
+            "Share": round(share, 4),
+        }
     expected = np.maximum.accumulate(usual + told * share * change)
     if not divided:
         decision["Division"] = {"Weight": 0.0, "Reason": "switched off"}
@@ -184,6 +187,25 @@ def decide(calibration, seen, *, mapped, divided=True):
         expected = np.maximum.accumulate(likely * by_both + (1 - likely) * expected)
     target = weight * expected + (1 - weight) * own
     return Contrast(own * scale, target, scale, expected if weight == 1 else None, weight, decision)
+
+
+def _told_together(seen):
+    """What the ruler says of all scans: each counts as far as it is trusted with it.
+
+    Returns
+    -------
+    change : numpy.ndarray, shape (LEVELS,)
+    told, size, share : float
+        ``Weight``, ``Deviation`` and ``Share`` of :func:`told_deviation`.
+    """
+    trusted = np.array([s.ruler.get("Weight", 0.0) for s in seen])
+    weights = trusted if trusted.any() else np.ones(len(seen))
+    change = np.average([s.change for s in seen], axis=0, weights=weights)
+    size, share = (
+        float(np.average([s.ruler.get(name, 0.0) for s in seen], weights=weights))
+        for name in ("Deviation", "Share")
+    )
+    return change, float(trusted.mean()), size, share
 
 
 def _divided(calibration, own, usual, asked, told, unlikeness):

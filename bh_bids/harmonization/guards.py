@@ -15,6 +15,10 @@ REFUSED_BELOW = -0.2
 DOUBTFUL_BELOW = 0.45
 # The share of non-finite voxels inside the mask that is mended, not refused.
 MENDABLE = 0.05
+# A brain of which nine tenths differ by no more than this share of its brightest is flat.
+FLAT = 1e-3
+# With fewer intensities in a brain it is no T1w image, but labels or a strongly rounded one.
+FEW_INTENSITIES = 32
 # A lesion's contrast to its surroundings may be multiplied by this: a map of intensities that
 # undoes a scanner's contrast changes it, too.
 LESION_KEPT = (0.5, 2.0)
@@ -42,8 +46,8 @@ def usable_volume(volume, mask, model):
     Raises
     ------
     InputError
-        If shapes do not fit the model's grid, the mask is empty, or more than 5 % of the brain is
-        not finite.
+        If shapes do not fit the model's grid, the mask is empty, more than 5 % of the brain is not
+        finite, or it is equally bright everywhere.
     """
     volume, mask = np.asarray(volume, dtype=np.float32), np.asarray(mask).astype(bool)
     shape = tuple(model.config.shape)
@@ -63,6 +67,18 @@ def usable_volume(volume, mask, model):
     if lost:
         guards.append(f"{lost:.3%} of the brain's voxels are not finite and were left out.")
     mask = mask & finite
+    darkest, brightest, scale = np.quantile(volume[mask], (0.05, 0.95, 0.99))
+    if 0 < scale and brightest - darkest <= FLAT * scale:
+        raise InputError(
+            "The brain is equally bright everywhere: there is no contrast to harmonize. Check the "
+            "scan and its brain mask."
+        )
+    levels = np.unique(volume[mask]).size
+    if levels < FEW_INTENSITIES:
+        guards.append(
+            f"The brain has only {levels} different intensities: check that this is a T1w image "
+            "and no segmentation."
+        )
     negative = float(np.mean(volume[mask] < 0))
     if negative > 0.01:
         guards.append(f"{negative:.1%} of the brain's intensities are negative and count as 0.")

@@ -120,7 +120,7 @@ class MapSolver:
         for run, own in zip(runs, seen, strict=True):
             run.map_intensities(own, contrast)
             run.remove_noise()
-        _restore_histogram([run for run in runs if run.cleaned], contrast)
+        _restore_histogram(runs, contrast)
         return [run.solution() for run in runs]
 
 
@@ -134,6 +134,8 @@ def _even_tissues(runs):
 
     if not runs[0].parameters.tissue:
         return decide_on({"Applied": False, "Reason": "switched off"})
+    if any(run.little for run in runs):
+        return decide_on({"Applied": False, "Reason": "too small"})
     if any(run.noisy for run in runs):
         # Noise has no surroundings, and changes the local contrast most where there is least.
         return decide_on({"Applied": False, "Reason": "too noisy"})
@@ -160,10 +162,15 @@ def _even_tissues(runs):
 
 def _restore_histogram(runs, contrast):
     """Without its noise a brain's histogram is another: bring it to the one expected again."""
-    if not runs or contrast.expected is None:
-        for run in runs:
+    cleaned = [run for run in runs if run.cleaned]
+    if not cleaned or contrast.expected is None:
+        for run in cleaned:
             run.finish(None)
         return
-    own = np.mean([brain_quantiles(run.volume[run.telling]) for run in runs], axis=0)
-    for run in runs:
-        run.finish(map_between(own, contrast.expected, run.brightest))
+    own = np.mean([brain_quantiles(run.volume[run.telling]) for run in cleaned], axis=0)
+    # Those with noise may differ from the others by more than their noise: that stays.
+    apart = np.mean([run.mapped for run in cleaned], axis=0)
+    apart -= np.mean([run.mapped for run in runs], axis=0)
+    expected = np.maximum.accumulate(contrast.expected + apart)
+    for run in cleaned:
+        run.finish(map_between(own, expected, run.brightest))

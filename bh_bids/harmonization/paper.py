@@ -241,14 +241,18 @@ class _Run:
         return moved <= tolerance * contrast and abs(now - before) <= tolerance
 
     def guards(self):
-        """Sentences on slices the flow could not pass."""
+        """Sentences on the lesion, and on slices the flow could not pass."""
+        said = []
+        if self.problem.left_out is not None:
+            said.append("The method paper leaves no lesion out: its mask was not used.")
         if not self.kept:
-            return []
+            return said
         indices = sorted(int(k) for k in self.box.grid_index(sorted(self.kept)))
         shown = ", ".join(map(str, indices[:20])) + (", ..." if len(indices) > 20 else "")
         return [
+            *said,
             f"In {self.failures} passes of a slice the flow gave no usable values, and the slice "
-            f"kept those it had; slices concerned ({len(indices)}): k = {shown}."
+            f"kept those it had; slices concerned ({len(indices)}): k = {shown}.",
         ]
 
     def _context(self, stack, positions):

@@ -17,13 +17,17 @@ from ..mapping.resolution import blur_between, detail_spectrum, sharpened
 from ..mapping.ruler import contrast_profile
 from .contrast import Seen, told_deviation
 from .denoise import CANDIDATES, FlowDenoiser
-from .gates import NOISY, blur_gate, field_gate
+from .gates import LITTLE, NOISY, blur_gate, field_gate
 from .latent import LatentStep
 from .slices import SliceBox
 from .solvers import Solution
 
 # Slices of which the flow's verdict on each stage is taken.
 VERDICT_SLICES = 8
+# Records of a trace, the source's included, if every stage changes something.
+RECORDS = 6
+# Where less of the target's mean brain was scanned, a user is told (whole brains: 0.81 and more).
+PARTIAL = 0.75
 
 
 class VolumeRun:
@@ -50,23 +54,25 @@ class VolumeRun:
             )
         self.problem, self.parameters, self.calibration = problem, parameters, model.calibration
         self.coefficients, self.tissue_gain = None, None
-        self.intensity_map, self.sigma = None, None
+        self.intensity_map, self.mapped, self.sigma = None, None, None
         self.guards, self.trace, self.cleaned = [], [], False
         self.volume = problem.source
         self.box = SliceBox(problem.mask, model.config.side_multiple)
         self.mask, self.mean = self._stack(problem.mask), self._stack(model.mean)
         self.lattice = Lattice(problem.source.shape, model.config.voxel_size)
         self.telling = problem.telling
-        self.shift, self.coverage = regional_shift(
-            self.lattice(problem.source) > 0,
-            self.lattice,
-            model.calibration.histograms,
-            model.calibration.scans,
-        )
+        # Of a brain with a lesion, what is told from is a part.
+        self.shift, self.coverage = self._regional_shift(self.telling)
+        scanned = self._regional_shift(problem.mask)[1]
         self.quantiles = np.maximum.accumulate(model.calibration.quantiles + self.shift)
         # No target brain was seen to be brighter anywhere.
         self.brightest = (model.intensity.get("Quantiles") or [None])[-1]
-        self.decisions = {"Coverage": round(self.coverage, 3)}
+        self.decisions = {"Coverage": round(scanned, 3)}
+        if scanned < PARTIAL:
+            self.guards.append(
+                f"Only {scanned:.0%} of the target's average brain was scanned: contrast and field "
+                "of a part are told less surely."
+            )
         self.flow = parameters.flow
         if self.flow == "model" and not {"mask", "noise"} <= set(model.config.conditions):
             self.flow = "gaussian"
@@ -90,6 +96,9 @@ class VolumeRun:
         source, calibration = self.problem.source, self.calibration
         if not self.parameters.bias:
             self.decisions["Bias"] = {"Applied": False, "Reason": "switched off"}
+            return
+        if self.little:
+            self.decisions["Bias"] = {"Applied": False, "Reason": "too small"}
             return
         lattice, values = self.lattice, self.lattice(np.where(self.telling, source, 0))
         found, power = find_field(
@@ -133,7 +142,14 @@ class VolumeRun:
         self.intensity_map = map_between(own, contrast.target, limit)
         mapped = np.where(self.problem.mask, self.intensity_map(self.volume), 0)
         self.volume = mapped.astype(np.float32)
+        # What this scan, and not all of a participant's together, is to show.
+        self.mapped = self.intensity_map(seen.own)
         self.verdict("contrast", self.volume)
+
+    @property
+    def little(self):
+        """Whether there is too little brain to tell what is smooth over it, or of a tissue."""
+        return self.coverage < LITTLE
 
     @property
     def noisy(self):
@@ -254,10 +270,16 @@ class VolumeRun:
             "bits_per_dim": report.bits_per_dim,
         }
         self.trace.append(record)
-        self.problem.report(len(self.trace), 4, record)
+        self.problem.report(record["iteration"], RECORDS - 1, record)
 
     def _progress(self, done, of):
-        self.problem.report(len(self.trace), 4, {"stage": "noise", "slices": done, "of": of})
+        record = {"stage": "noise", "slices": done, "of": of}
+        self.problem.report(len(self.trace), RECORDS - 1, record)
+
+    def _regional_shift(self, voxels):
+        brain = self.lattice(np.where(voxels, self.problem.source, 0)) > 0
+        calibration = self.calibration
+        return regional_shift(brain, self.lattice, calibration.histograms, calibration.scans)
 
     def _denoiser(self):
         return FlowDenoiser(

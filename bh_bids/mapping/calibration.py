@@ -180,8 +180,9 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     Parameters
     ----------
     volumes : callable
-        ``volumes()`` iterates over the training scans (x, y, z), float32, target units, 0 outside
-        the brain. It is called nine times, so that the scans need not be in memory together.
+        ``volumes()`` iterates over the training scans (x, y, z), one of each participant, float32,
+        target units, 0 outside the brain. It is called nine times, so that the scans need not be
+        in memory together.
     mean : numpy.ndarray, shape (x, y, z)
         Mean of the scans.
     voxel_size : tuple of float

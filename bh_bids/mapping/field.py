@@ -133,7 +133,7 @@ def regional_shift(inside, lattice, histograms, scans):
     Parameters
     ----------
     inside : numpy.ndarray of bool, shape (i, j, k)
-        The brain's voxels on the lattice.
+        The voxels on the lattice of which the brain's quantiles are.
     lattice : Lattice
     histograms : numpy.ndarray, shape (blocks, BINS)
         See :func:`local_histograms`.
@@ -145,15 +145,16 @@ def regional_shift(inside, lattice, histograms, scans):
     shift : numpy.ndarray of float64, shape (LEVELS,)
         To be added to the target's quantiles; zeros where the brain is as whole as the target's.
     coverage : float
-        Share of the target's mean brain that was scanned.
+        Share of the target's mean brain that these voxels are.
     """
     usual = histograms.sum(axis=1) / max(scans, 1)
     found = np.bincount(lattice.blocks[inside], minlength=len(usual))
     coverage = float(np.minimum(found, usual).sum() / max(usual.sum(), 1e-9))
-    if coverage >= WHOLE:
-        return np.zeros(LEVELS), coverage
     share = np.clip(found / np.maximum(usual, 1e-9), 0, 1)
-    part = _quantiles_of((share[:, None] * histograms).sum(axis=0))
+    counts = (share[:, None] * histograms).sum(axis=0)
+    if coverage >= WHOLE or not counts.any():
+        return np.zeros(LEVELS), coverage
+    part = _quantiles_of(counts)
     return part - _quantiles_of(histograms.sum(axis=0)), coverage
 
 

@@ -122,7 +122,11 @@ def _anatomical_text(sidecars, blocks, versions):
             f"with {_named('ANTsPy', ants)} [@ants]."
         )
     extraction = _words(_of(b, "BrainExtraction", "Method") for b in blocks)
-    skipped = all(_of(b, "BrainExtraction", "SkullStripT1w") == "skip" for b in blocks)
+    skipped = all(
+        str(_of(b, "BrainExtraction", "Method") or "").startswith("none")
+        or _of(b, "BrainExtraction", "SkullStripT1w") == "skip"
+        for b in blocks
+    )
     if skipped:
         sentences.append("The images were already skull-stripped.")
     elif extraction:
@@ -150,7 +154,8 @@ def _model_text(blocks, versions):
     )
     hashes = _words(str(b["WeightsSHA256"])[:12] for b in blocks if b.get("WeightsSHA256"))
     targets = _words(describe_domain(b.get("TargetDomain")) for b in blocks)
-    percentile = _words(_of(b, "IntensityScale", "Percentile") for b in blocks) or "99"
+    known = (_of(b, "IntensityScale", "Percentile") for b in blocks)
+    percentile = _words(f"{p:g}" for p in known if isinstance(p, (int, float))) or "99"
     about = f" (weights' SHA-256 {hashes}…)" if hashes else ""
     trained = f" It was trained on scans of the target domain only: {targets}." if targets else ""
     return (

@@ -58,6 +58,28 @@ def carry(scan, fitted, harmonized, mapping=NO_MAPPING):
     return to_native_grid(*scan, SCAN, matrix, source, harmonized, GRID, mapping)
 
 
+def test_a_field_goes_on_beyond_the_models_grid(scan, tools):
+    """A mask may reach below it: no step in the brain there."""
+    volume, mask = np.full(SHAPE, 0.8, np.float32), scan[1]
+    grid = GRID.copy()
+    grid[2, 3] = -12.0  # mm; the brain begins at -29
+    field = np.array([0.2 * (order == (0, 0, 1)) for order in orders()])
+    levels = np.array([0.0, 4.0])
+    mapping = Mapping(IntensityMap(levels, levels), field, GRID_SHAPE)
+    matrix = np.eye(4)
+    source, _ = to_model_grid(volume, SCAN, mask, matrix, GRID_SHAPE, grid)
+    flat = mapping(source, mapping.log_field())
+    result = to_native_grid(volume, mask, SCAN, matrix, source, flat, grid, mapping)
+    heights = np.arange(SHAPE[2]) * SCAN[2, 2] + SCAN[2, 3]
+    column = result[27, 30]
+    below = mask[27, 30] & (heights < grid[2, 3] - 2)
+    assert np.count_nonzero(below) > 5
+    np.testing.assert_allclose(
+        column[below], 0.8 * np.exp(-mapping.log_field()[0, 0, 0]), rtol=1e-5
+    )
+    assert np.abs(np.diff(column[mask[27, 30]])).max() < 0.02
+
+
 def test_no_change_leaves_the_scan_exactly_as_it_was(scan, fitted):
     volume, mask = scan
     result = carry(scan, fitted, fitted[1])

@@ -48,6 +48,13 @@ def test_conditions_in_any_order(given, named, expected):
     assert seen["config"].noise_range == (0.01, 0.1)
 
 
+def test_noise_is_taken_away_from_the_level_that_the_command_names():
+    from bh_bids.cli import model_train
+    from bh_bids.harmonization import gates
+
+    assert model_train.NOISY == gates.NOISY
+
+
 def test_where_and_how_long_it_runs(given):
     options = ["--precision", "bf16", "--patience", "5", "--ema", "0.99", "--workers", "3"]
     _, seen = given(*options, "--tensorboard", "--store", "kept", "--device", "cpu", "--resume")
@@ -61,6 +68,8 @@ def test_where_and_how_long_it_runs(given):
     [
         (["--conditions", "none", "mask"], "either 'none'"),
         (["--noise-range", "0.1", "0.01"], "noise_range"),
+        (["--conditions", "noise", "--noise-range", "0.02", "0.1"], "does not enclose 0.012"),
+        (["--conditions", "noise", "--noise-range", "0.001", "0.01"], "does not enclose 0.012"),
         (["--ema", "1"], "ema"),
         (["--patience", "0"], "patience"),
         (["--workers", "-1"], "workers"),

@@ -1,10 +1,13 @@
 """What the flow is trained on: the right scans, the right scale, reproducible crops."""
 
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from bh_bids.errors import InputError
+from bh_bids.flow import domain
 from bh_bids.flow.domain import describe_domain, pooled_quantiles
 from bh_bids.flow.slices import (
     MIN_BRAIN_VOXELS,
@@ -16,6 +19,26 @@ from bh_bids.flow.slices import (
 )
 
 SPACE = "MNI152NLin2009aSym"
+
+
+def test_constants_are_learned_from_one_scan_of_each_participant(monkeypatch, tiny_config):
+    """The same head again would tell of it what no other head can."""
+    seen = {}
+
+    def keep(volumes, *_, **__):
+        seen["volumes"] = [list(volumes()), list(volumes())]
+
+    monkeypatch.setattr(domain, "calibrate", keep)
+    volumes = [
+        SimpleNamespace(participant=label, in_target_units=lambda k=k: k)
+        for k, label in enumerate(["1", "1", "2", "3", "2"])
+    ]
+    said = []
+    domain.learn_constants(volumes, None, {}, tiny_config, said.append)
+    assert seen["volumes"] == [[0, 2, 3], [0, 2, 3]]
+    assert "each of the 3 participants" in said[0]
+    domain.learn_constants(volumes[1:4], None, {}, tiny_config, said.append)
+    assert seen["volumes"][0] == [1, 2, 3] and len(said) == 1
 
 
 @pytest.fixture(scope="module")

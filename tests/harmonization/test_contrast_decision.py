@@ -50,6 +50,21 @@ def test_a_participants_own_contrast_is_kept_under_a_scanners():
     assert without.decision["Division"]["Reason"] == "switched off"
 
 
+def test_what_the_ruler_says_of_a_scan_it_is_not_trusted_with_does_not_count():
+    change, wrong = 0.02 * np.sin(np.pi * SHARES), 0.3 * np.cos(3 * SHARES)
+    trusted = seen(PARTICIPANT**3, change, weight=1.0, size=2.0, share=0.7)
+    targets = []
+    for sign in (-1, 1):
+        other = seen(PARTICIPANT**3, sign * wrong, weight=0.0, size=50.0, share=1.0)
+        contrast = decide(calibration(), [trusted, other], mapped=True, divided=False)
+        targets.append(contrast.target)
+        assert contrast.decision["SharedRuler"] == {"Weight": 0.5, "Deviation": 2.0, "Share": 0.7}
+    np.testing.assert_array_equal(*targets)
+    # Half as far as where the ruler is trusted with both.
+    both = decide(calibration(), [trusted, trusted], mapped=True, divided=False)
+    np.testing.assert_allclose(targets[0] - USUAL, 0.5 * (both.target - USUAL), atol=1e-9)
+
+
 @pytest.mark.parametrize("size", [0.3, 0.59, 0.61, 1.0, 3.0])
 def test_a_deviation_counts_from_its_error_on(size):
     """The positive part of James and Stein's estimator."""
@@ -108,6 +123,7 @@ def test_a_gain_does_not_matter_and_several_scans_are_one():
     others = [seen(PARTICIPANT**3, scale=scale) for scale in (0.5, 2.0)]
     both = decide(calibration(), others, mapped=True)
     np.testing.assert_allclose(both.target, one.target, atol=1e-9)
+    assert both.decision.pop("SharedRuler")["Weight"] == 0
     assert both.decision == one.decision
 
 

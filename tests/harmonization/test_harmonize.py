@@ -32,6 +32,40 @@ def test_result_ignores_the_gain_of_the_source(brain, tools):
         assert many.source_scale == pytest.approx(4321.5 * one.source_scale, rel=1e-5)
 
 
+def test_a_flat_brain_is_refused_and_one_of_few_levels_told_of(brain, tools):
+    volume, mask = brain
+    model = tools.model(tools.linear(), volume)
+    with pytest.raises(InputError, match="equally bright everywhere"):
+        harmonize(np.where(mask, 7.0, 0), mask, model, device="cpu")
+    labels = np.where(mask, np.round(volume * 8), 0)
+    result = harmonize(labels, mask, model, iterations=1, device="cpu")
+    assert any("different intensities" in g for g in result.guards)
+    result = harmonize(volume, mask, model, iterations=1, device="cpu")
+    assert not any("different intensities" in g for g in result.guards)
+
+
+def test_the_alternation_says_that_it_leaves_no_lesion_out(brain, tools):
+    volume, mask = brain
+    model = tools.model(tools.linear(), volume)
+    lesion = mask & (volume > np.quantile(volume[mask], 0.9))
+    result = harmonize(volume, mask, model, iterations=1, device="cpu", lesion=lesion)
+    assert any("leaves no lesion out" in g for g in result.guards)
+
+
+def test_no_volume_is_a_mistake_and_lesions_may_be_one_array(brain, tools):
+    from bh_bids.harmonization import harmonize_together
+
+    volume, mask = brain
+    model = tools.model(tools.linear(), volume)
+    with pytest.raises(InputError, match="no volume"):
+        harmonize_together([], [], model)
+    given = {"method": "paper", "device": "cpu", "iterations": 1}
+    (result,) = harmonize_together(
+        [volume], [mask], model, lesions=np.zeros((1, *volume.shape)), **given
+    )
+    assert np.isfinite(result.volume).all()
+
+
 def test_result_is_in_the_targets_scale_and_empty_outside_the_brain(brain, tools):
     volume, mask = brain
     model = tools.model(tools.linear(), volume)

@@ -185,6 +185,9 @@ def test_a_part_of_the_brain_has_that_parts_quantiles():
         assert coverage == pytest.approx(0.5, abs=0.05)
         assert np.abs(quantiles - own).mean() > 0.06
         assert np.abs(quantiles + shift - own).mean() < 0.02
+    # Voxels that the lattice misses, or where no target brain is, say nothing.
+    shift, coverage = regional_shift(np.zeros(shape, bool), lattice, histograms, 5)
+    assert not shift.any() and coverage == 0
 
 
 def test_anatomy_that_depends_on_place_is_no_field(two_tissues):

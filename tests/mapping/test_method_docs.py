@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bh_bids.flow.config import FlowConfig
-from bh_bids.harmonization import contrast, denoise, gates
+from bh_bids.harmonization import contrast, denoise, gates, guards, stages
 from bh_bids.harmonization import map as module
 from bh_bids.mapping import (
     calibration,
@@ -30,6 +30,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
 def section():
     text = PAGE.read_text(encoding="utf-8")
     return text[text.index("## The method `map`") : text.index("## The problem that `paper`")]
+
+
+def test_what_the_guards_go_by():
+    text = PAGE.read_text(encoding="utf-8")
+    said = text[text.index("## Guards") : text.index("## What differs from the published")]
+    assert f"less than {stages.PARTIAL} of the target's average brain in view (`map`)" in said
+    assert f"fewer than {guards.FEW_INTENSITIES} different intensities in the brain" in said
 
 
 def test_parameters_and_defaults(section):
@@ -80,6 +87,7 @@ def test_sizes_named_in_the_text(section):
         f"one of {len(null_field.STRENGTHS)}, from {null_field.STRENGTHS[0]:.3f} to "
         f"{null_field.STRENGTHS[-1]:.0f}, that makes",
         "grows from {:.0f} to {:.0f}.".format(*gates.FIELD),
+        f"Where less than {gates.LITTLE} of the target's mean brain is left",
         f"stay below ({gates.LEAST_BLUR} at least;",
         "a blur is undone from ${}\\,\\bar v$ on, in full from ${}\\,\\bar v$".format(
             *gates.BLURRED

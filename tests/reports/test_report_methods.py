@@ -56,6 +56,10 @@ def test_only_what_was_used_is_cited():
     )
     assert not {"n4", "ants", "mni2009", "syn"} & set(cited_keys(skipped))
     assert "already skull-stripped" in skipped
+    found = methods_text([sidecar(BrainExtraction={"Method": "none (already skull-stripped)"})])
+    assert "The images were already skull-stripped." in found and "was extracted" not in found
+    scaled = methods_text([sidecar(IntensityScale={"Percentile": 99.0})])
+    assert "brain's 99th percentile" in scaled
     assert "syn" in cited_keys(methods_text([sidecar(BrainExtraction={"Method": "affine + SyN"})]))
 
 

@@ -52,6 +52,21 @@ def test_the_command_has_all_that_decides_a_result(changes):
         assert getattr(again, name) == getattr(settings, name), name
 
 
+def test_the_command_of_a_longitudinal_result_takes_the_other_visits_in():
+    settings = Settings(
+        Path("/in"), Path("/out"), output_spaces=("T1w",), longitudinal=True,
+        bids_filters={"t1w": {"acquisition": "mprage"}},
+    )  # fmt: skip
+    scan = Scan(Path("/in/sub-01/ses-A/anat/sub-01_ses-A_T1w.nii.gz"), "01", "A", "bids:raw:x")
+    words = shlex.split(command_line(settings, scan))
+    assert "--longitudinal" in words and "--session-label" not in words
+    assert words[words.index("--bids-filter-file") + 1] == "PATH"
+    chosen = Settings(**{**vars(settings), "session_label": ("A", "B")})
+    words = shlex.split(command_line(chosen, scan))
+    at = words.index("--session-label")
+    assert words[at + 1 : at + 3] == ["A", "B"]
+
+
 def account(path, key):
     """What the sidecar of a result says of its making."""
     stem = path.name.split(".")[0]
