@@ -180,7 +180,10 @@ def load_model(name_or_path="default", device="cpu"):
 
 
 def save_model(folder, flow, mean, metadata, calibration=None):
-    """Write a model's folder; a crash half-way leaves what was there before.
+    """Write a model's folder.
+
+    A crash leaves what was there before; one in the instant in which the files are moved into place
+    leaves a folder that no longer loads, for its hashes do not fit.
 
     Parameters
     ----------
