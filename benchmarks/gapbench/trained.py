@@ -4,7 +4,7 @@ from functools import lru_cache, partial
 
 from bh_bids import load_model
 from bh_bids.comparators import COMPARATORS, LazyScans, Scan, fit_cached
-from bh_bids.errors import InputError
+from bh_bids.errors import BHError, InputError
 from bh_bids.intensity import to_target_units
 
 from .methods import METHODS
@@ -62,7 +62,7 @@ def train_all(units, setting):
         if METHODS[name].trained_on is not None:
             try:
                 fitted(name, gap, setting)
-            except InputError:
+            except BHError:
                 continue
 
 

@@ -26,7 +26,9 @@ class Prediction(NamedTuple):
     Attributes
     ----------
     score : float
-        Balanced accuracy of classes (1 is always right), correlation with the truth of numbers.
+        Balanced accuracy of classes (1 is always right); of numbers the share of their variance
+        that is told beyond the mean of the other participants (1 is all of it; negative: worse
+        than that mean).
     chance : float
         Score of guessing: one over the number of classes, or 0.
     n : int
@@ -120,11 +122,12 @@ def predict_class(features, classes, participants, seed=0):
     -------
     Prediction or None
         Balanced accuracy of logistic regression; None unless two classes or more are each held by
-        two participants or more (scans of other classes are left out).
+        two participants or more (scans of other classes are left out), and can be told from each
+        other without any one participant.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
-    from sklearn.model_selection import cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     classes, participants = np.asarray(classes, dtype=str), np.asarray(participants, dtype=str)
     held = {c: len(set(participants[classes == c])) for c in set(classes)}
@@ -134,7 +137,12 @@ def predict_class(features, classes, participants, seed=0):
         return None
     x, y, groups = np.asarray(features)[used], classes[used], participants[used]
     model = _scaled(LogisticRegression(max_iter=2000, class_weight="balanced", random_state=seed))
-    guessed = cross_val_predict(model, x, y, groups=groups, cv=_folds(groups))
+    # Each class is dealt to the folds: none may lack in a fold's training.
+    folds = StratifiedGroupKFold(min(MOST_FOLDS, *(held[c] for c in names)))
+    splits = list(folds.split(x, y, groups))
+    if any(set(y[train]) != set(names) for train, _ in splits):
+        return None
+    guessed = cross_val_predict(model, x, y, cv=splits)
     return Prediction(float(balanced_accuracy_score(y, guessed)), 1 / len(names), len(y))
 
 
@@ -151,11 +159,13 @@ def predict_number(features, numbers, participants):
     Returns
     -------
     Prediction or None
-        Of ridge regression; None with fewer than eight participants, or where nothing varies:
-        predictions of few participants who were left out correlate negatively by construction.
+        Of ridge regression; None with fewer than eight participants, or where nothing varies. (A
+        correlation would be no score: where nothing is told, what is guessed of a participant is
+        the mean of the others, which falls as their own number rises.)
     """
+    from sklearn.dummy import DummyRegressor
     from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import cross_val_predict
+    from sklearn.model_selection import GroupKFold, cross_val_predict
 
     numbers = np.asarray(numbers, dtype=np.float64)
     used = np.isfinite(numbers)
@@ -163,16 +173,12 @@ def predict_number(features, numbers, participants):
     if len(set(groups)) < FEWEST or y.std() == 0:
         return None
     model = _scaled(RidgeCV(alphas=np.logspace(-1, 4, 11)))
-    guessed = cross_val_predict(model, x, y, groups=groups, cv=_folds(groups))
-    alike = guessed.std() == 0
-    score = 0.0 if alike else float(np.corrcoef(y, guessed)[0, 1])
-    return Prediction(score, 0.0, len(y), float(np.abs(y - guessed).mean()))
-
-
-def _folds(groups):
-    from sklearn.model_selection import GroupKFold
-
-    return GroupKFold(min(MOST_FOLDS, len(set(groups))))
+    folds = GroupKFold(min(MOST_FOLDS, len(set(groups))))
+    guessed, others = (
+        cross_val_predict(m, x, y, groups=groups, cv=folds) for m in (model, DummyRegressor())
+    )
+    score = 1 - np.square(y - guessed).sum() / np.square(y - others).sum()
+    return Prediction(float(score), 0.0, len(y), float(np.abs(y - guessed).mean()))
 
 
 def _scaled(model):

@@ -12,9 +12,11 @@ from ..evaluation.scan import Setting, score_image
 from ..evaluation.site_effect import scan_features
 from ..provenance import software_versions
 from .cases import open_case, read_result
+from .tissue_maps import scan_to_model
+from .volumes import read_volume
 
 #: Changes whenever the same images would get other figures.
-RECIPE = 1
+RECIPE = 2
 
 
 @dataclass
@@ -221,12 +223,19 @@ class Evaluation:
 def voxel_volume(case, opened):
     """Volume of a voxel of the model's grid in the participant's own head, ml.
 
-    The head was scaled to the template; the brain's volume on the scan's own grid tells how much.
+    The head was scaled to the template; the brain's volume on the scan's own grid tells how much,
+    and so does the transform. NaN where neither is there.
     """
-    own = case.scan.metrics.get("brain_volume_ml")
-    grid = abs(float(np.linalg.det(opened.affine[:3, :3]))) / 1000
     try:
-        volume = float(own)
+        volume = float(case.scan.metrics.get("brain_volume_ml"))
     except (TypeError, ValueError):
-        return grid
-    return volume / int(opened.mask.sum()) if volume > 0 else grid
+        volume = 0.0
+    if volume > 0:
+        # Of a gap that leaves out a part the volume is the whole brain's.
+        whole = opened.mask if case.gap is None else read_volume(case.scan.mask)[0] > 0.5
+        return volume / max(int(np.count_nonzero(whole)), 1)
+    matrix = scan_to_model(case.scan)
+    if matrix is None:
+        return float("nan")
+    grid = abs(float(np.linalg.det(opened.affine[:3, :3]))) / 1000
+    return grid / abs(float(np.linalg.det(matrix[:3, :3])))

@@ -14,7 +14,7 @@ from threading import Lock, RLock
 import numpy as np
 
 from ..comparators import COMPARATORS, LazyScans, Scan, fit_cached
-from ..errors import InputError
+from ..errors import BHError, InputError
 from ..evaluation.scan import reference_from_quantiles, reference_from_scans
 from ..provenance import model_sha256
 from .cases import open_case
@@ -146,10 +146,10 @@ class Fits:
                 self._kept = {k: v for k, v in same.items() if len(k) < 3 or k[1:] == place}
                 try:
                     self._kept[key] = make()
-                except InputError as error:
+                except BHError as error:
                     self._kept[key] = error
             found = self._kept[key]
-        if isinstance(found, InputError):
+        if isinstance(found, BHError):
             raise found
         return found
 

@@ -1,6 +1,7 @@
 """The group level: collect, compare, tell."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from ..errors import InputError, ModelError
@@ -208,6 +209,18 @@ def _model(settings):
 def _of_results(study, model, settings):
     """The model if the results are of it, and what is known of its target domain."""
     blocks = [r.harmonization for r in study.records if r.harmonization]
+    made = Counter(
+        f"model {b.get('Model')} ({str(b.get('WeightsSHA256'))[:8]}-"
+        f"{str(b.get('CalibrationSHA256'))[:6]}), method {b.get('Method')}"
+        for b in blocks
+    )
+    if len(made) > 1:
+        told = "; ".join(f"{how}: {count}" for how, count in made.most_common())
+        study.problems.append(
+            f"The scans were not all harmonized alike, and are told of together: {told}. Harmonize "
+            "them all with one model and method."
+        )
+        print(f"bh-bids: {study.problems[-1]}", file=sys.stderr)
     if not blocks or (model is not None and blocks[0].get("WeightsSHA256") == model.weights_sha256):
         return model, model.target_domain if model is not None else {}
     name, card = blocks[0].get("Model"), blocks[0].get("TargetDomain")

@@ -52,13 +52,26 @@ def by_participant(rows, method, score, site=ALL_SITES):
     -------
     dict of str to float
     """
+    return _means(_by_scan(rows, method, score, site))
+
+
+def _by_scan(rows, method, score, site=ALL_SITES):
+    """One value per scan, by participant, the scan's key and site (or gap)."""
     values = {}
     for row in rows:
         value = row.scores.get(score)
         fits = row.method == method and site in (ALL_SITES, row.case.site)
         if fits and value is not None and math.isfinite(value):
-            values.setdefault(row.case.participant, []).append(value)
-    return {label: float(np.mean(found)) for label, found in values.items()}
+            values[row.case.participant, row.case.scan.key, row.case.site] = value
+    return values
+
+
+def _means(values):
+    """Mean over scans of each participant."""
+    found = {}
+    for (label, *_), value in values.items():
+        found.setdefault(label, []).append(value)
+    return {label: float(np.mean(own)) for label, own in found.items()}
 
 
 def summarize(rows, methods, seed=0):
@@ -76,31 +89,50 @@ def summarize(rows, methods, seed=0):
     -------
     list of dict
         ``method``, ``site`` ("all" first), ``metric``, ``n`` participants, ``mean``, ``sd``;
-        ``difference`` (harmonized minus method, over the participants of both) with ``ci_low``,
-        ``ci_high`` (95 %, bootstrap) and ``p`` (Wilcoxon), None for the harmonization itself.
+        ``lacks``: scans of the harmonization (of any method where it has none) that the method
+        has not. Over the scans that both have: ``n_pairs`` participants, ``difference``
+        (harmonized minus method) with ``ci_low``, ``ci_high`` (95 %, bootstrap, of two
+        participants or more) and ``p`` (Wilcoxon), and the means of both, ``own_mean`` and
+        ``other_mean``. These are None for the harmonization itself, and without pairs all but
+        ``n_pairs``.
     """
     sites = list(dict.fromkeys(row.case.site for row in rows))
     table = []
     for site in [ALL_SITES, *sites] if len(sites) > 1 else sites:
         chosen = [r for r in rows if site in (ALL_SITES, r.case.site)]
         for score in SCORES:
-            best = by_participant(chosen, "harmonized", score)
-            for method in methods:
-                values = by_participant(chosen, method, score)
+            own = _by_scan(chosen, "harmonized", score)
+            scans = {method: _by_scan(chosen, method, score) for method in methods}
+            wanted = set(own) or set().union(*scans.values())
+            for method, values in scans.items():
                 if values:
-                    n, mean, sd = describe(values.values())
+                    n, mean, sd = describe(_means(values).values())
                     line = {"method": method, "site": site, "metric": score, "n": n}
-                    line |= {"mean": mean, "sd": sd}
-                    table.append(line | _against(best, values, method, seed))
+                    line |= {"mean": mean, "sd": sd, "lacks": len(wanted - set(values))}
+                    table.append(line | _against(own, values, method, seed))
     return table
 
 
-def _against(best, values, method, seed):
-    found = None if method == "harmonized" else paired_difference(best, values, seed)
+def _against(own, values, method, seed):
+    """The harmonization and a method on the scans that both have."""
+    line = dict.fromkeys(
+        ("n_pairs", "difference", "ci_low", "ci_high", "p", "own_mean", "other_mean")
+    )
+    if method == "harmonized" or not own:
+        return line
+    both = [scan for scan in own if scan in values]
+    mine, other = (_means({scan: found[scan] for scan in both}) for found in (own, values))
+    line["n_pairs"] = len(mine)
+    found = paired_difference(mine, other, seed)
     if found is None:
-        return dict.fromkeys(("difference", "ci_low", "ci_high", "p"))
-    names = ("difference", "ci_low", "ci_high")
-    return {**dict(zip(names, found, strict=True)), "p": wilcoxon_p(best, values)}
+        return line
+    line |= {"difference": found.mean, "p": wilcoxon_p(mine, other)}
+    if len(mine) > 1:  # a bootstrap of one value knows no spread
+        line |= {"ci_low": found.low, "ci_high": found.high}
+    return line | {
+        "own_mean": describe(mine.values()).mean,
+        "other_mean": describe(other.values()).mean,
+    }
 
 
 def site_effects(rows, targets, methods, participants, seed=0):
@@ -150,7 +182,7 @@ def _agreement(rows):
         volumes = {}
         for row in rows:
             value = row.scores.get(f"{tissue.lower()}_ml")
-            if value is not None:
+            if value is not None and np.isfinite(value):
                 volumes.setdefault(row.case.participant, {}).setdefault(row.case.site, value)
         table = [[own[s] for s in sites] for own in volumes.values() if len(own) == len(sites)]
         if len(table) >= 2 and len(sites) >= 2:
@@ -199,6 +231,9 @@ def find_outliers(rows):
 def ranking(summary, score, site=None):
     """Methods from the best to the worst by one score.
 
+    They are compared on the scans that the harmonization has. Methods that lack some of these
+    come last, whatever their mean: what they lack may be what is hard.
+
     Parameters
     ----------
     summary : list of dict
@@ -215,4 +250,10 @@ def ranking(summary, score, site=None):
     site = site or (lines[0]["site"] if lines else None)
     lines = [line for line in lines if line["site"] == site]
     better = SCORES[score].better or 1
-    return [line["method"] for line in sorted(lines, key=lambda line: -better * line["mean"])]
+
+    def place(line):
+        # Of a method that lacks nothing this mean is over the very scans of the harmonization.
+        mean = line["mean"] if line["other_mean"] is None else line["other_mean"]
+        return line["lacks"] > 0, -better * mean
+
+    return [line["method"] for line in sorted(lines, key=place)]

@@ -22,8 +22,11 @@ _SUMMARY = {
     "n": "Participants",
     "mean": "Mean over participants",
     "sd": "Standard deviation over participants (n - 1)",
-    "difference": "Harmonized minus this method, mean over the participants of both",
-    "ci_low": "Lower end of the difference's 95 % percentile bootstrap interval",
+    "n_pairs": "Participants with scans that both the harmonization and this method have",
+    "difference": "Harmonized minus this method, mean over these participants, from the scans "
+    "that both have",
+    "ci_low": "Lower end of the difference's 95 % percentile bootstrap interval; not told of one "
+    "participant",
     "ci_high": "Upper end of that interval",
     "p": "Wilcoxon's signed-rank test of the difference, two-sided, not corrected for the number "
     "of tests",
@@ -36,7 +39,8 @@ _EFFECT = {
     "site_n": "Scans",
     "sex_accuracy": "Balanced accuracy of guessing sex (participants.tsv); should be kept",
     "sex_chance": "What guessing would reach",
-    "age_correlation": "Correlation of predicted with true age (participants.tsv); should be kept",
+    "age_told": "Share of age's variance (participants.tsv) that is told beyond the mean of the "
+    "other participants; 0: nothing; should be kept",
     "age_error": "Mean absolute error of predicted age, years",
 }
 for _tissue in TISSUES:
@@ -229,7 +233,7 @@ def effect_row(effect):
     if effect.site is not None:
         line["site_n"] = effect.site.n
     if effect.age is not None:
-        line |= {"age_correlation": effect.age.score, "age_error": effect.age.error}
+        line |= {"age_told": effect.age.score, "age_error": effect.age.error}
     for tissue, found in effect.agreement.items():
         line |= {f"{tissue.lower()}_{name}": found[name] for name in ("icc21", "icc31", "cv")}
     return line

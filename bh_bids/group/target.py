@@ -77,7 +77,9 @@ def choose_target(study, target=None, card=None):
     match = [site for site in sites.values() if site.casefold() == value.casefold()]
     if not match:
         raise InputError(f"No scan is of the target {target}: {what} has {_named(sites.values())}.")
-    return Sites(sites, match[0], f"Target scans are those with {what} {match[0]}.")
+    # One spelling for all that are the same.
+    alike = {key: match[0] for key, site in sites.items() if site.casefold() == value.casefold()}
+    return Sites(sites | alike, match[0], f"Target scans are those with {what} {match[0]}.")
 
 
 def _by_field(study, name, target):

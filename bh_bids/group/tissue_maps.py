@@ -57,7 +57,6 @@ def read_map(path, record, root):
     InputError
         If a file cannot be read, or the labels lie on another grid and there is no transform.
     """
-    from ..anatomy.registration import image_matrix
     from ..anatomy.resampling import resample
 
     inside, affine = read_volume(record.mask)
@@ -67,15 +66,32 @@ def read_map(path, record, root):
     if "_space-" in path.name:
         matrix = np.eye(4)
     else:
-        transforms = sorted(record.preproc.parent.glob(f"{record.key}_from-T1w_to-*_xfm.h5"))
-        if not transforms:
+        matrix = scan_to_model(record)
+        if matrix is None:
             raise InputError(
                 f"{path} is on the scan's own grid, and {record.preproc.parent} has no transform "
                 "to the model's space: process the scan again."
             )
-        matrix = image_matrix(transforms[0])
     moved = resample(image.get_fdata(), image.affine, inside.shape, affine, matrix, order=0)
     return relabel(np.rint(moved).astype(int), label_values(root), inside > 0.5)
+
+
+def scan_to_model(record):
+    """The transform from a scan's own grid to the model's space.
+
+    Parameters
+    ----------
+    record : bh_bids.group.study.Record
+
+    Returns
+    -------
+    numpy.ndarray, shape (4, 4), or None
+        RAS+ mm to RAS+ mm; None where there is none beside the scan.
+    """
+    from ..anatomy.registration import image_matrix
+
+    transforms = sorted(record.preproc.parent.glob(f"{record.key}_from-T1w_to-*_xfm.h5"))
+    return image_matrix(transforms[0]) if transforms else None
 
 
 def label_values(root):

@@ -107,8 +107,10 @@ def plot_site_effect(panels):
             own = np.array([p[1:3] for p in points if p[0] == site]).reshape(-1, 2)
             target = any(p[3] for p in points if p[0] == site)
             if len(own):
+                # The ninth site has the first one's colour, and another marker.
+                marker = MARKERS[(k + k // len(COLOURS)) % len(MARKERS)]
                 axes.scatter(
-                    *own.T, s=52 if target else 30, marker=MARKERS[k % len(MARKERS)],
+                    *own.T, s=52 if target else 30, marker=marker,
                     color=COLOURS[k % len(COLOURS)], edgecolor=INK if target else "none",
                     linewidth=0.9, alpha=0.85, label=_short(site) + (" (target)" if target else ""),
                 )  # fmt: skip

@@ -42,6 +42,18 @@ def test_a_participant_is_never_told_by_their_own_scans():
     assert predict_class(own, sites, people).score < 0.75
 
 
+@pytest.mark.parametrize("held", [(0, 10), (3, 13)])
+def test_a_class_of_two_is_in_every_training(held):
+    """Wherever the two stand in the order."""
+    rng = np.random.default_rng(0)
+    people = [f"{k:02d}" for k in range(22)]
+    sexes = ["F" if k in held else "M" for k in range(22)]
+    table = rng.normal(size=(22, 5))
+    table[list(held)] += 8
+    found = predict_class(table, sexes, people)
+    assert found.n == 22 and found.score > 0.9
+
+
 def test_one_site_or_lone_participants_give_no_answer():
     table = features(1.0)
     assert predict_class(table, ["A"] * 72, PARTICIPANTS) is None
@@ -52,13 +64,35 @@ def test_age_is_kept_where_features_hold_it():
     rng = np.random.default_rng(0)
     age = np.repeat(rng.uniform(20, 80, 24), 3)
     table = features(0.0)
-    assert abs(predict_number(table, age, PARTICIPANTS).score) < 0.5
+    assert abs(predict_number(table, age, PARTICIPANTS).score) < 0.4
     table[:, 0] += 0.3 * age
     found = predict_number(table, age, PARTICIPANTS)
     assert found.score > 0.9 and found.error < 8
     age[:3] = np.nan
     assert predict_number(table, age, PARTICIPANTS).n == 69
     assert predict_number(table[:9], age[:9], PARTICIPANTS[:9]) is None
+
+
+@pytest.mark.parametrize("people", [8, 20, 40])
+def test_of_noise_no_age_is_told(people):
+    """A correlation would be strongly negative here."""
+    scores = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        age, labels = rng.uniform(20, 80, people), [str(k) for k in range(people)]
+        scores.append(predict_number(rng.normal(size=(people, 30)), age, labels).score)
+    assert -0.25 < np.median(scores) < 0.1
+
+
+def test_the_score_of_a_number_is_its_variance_told_beyond_the_others_mean():
+    rng = np.random.default_rng(1)
+    age = rng.uniform(20, 80, 9)
+    people = [str(k) for k in range(9)]
+    noise = rng.normal(0, 5, 9)
+    found = predict_number(np.column_stack([age + noise, noise]), age, people)
+    # What it says of each is the error against the truth; the others' mean is known by hand.
+    others = (age.sum() - age) / 8
+    assert found.score > 0.9 and found.error < np.abs(age - others).mean() / 3
 
 
 def test_components_are_those_of_scikit_learn_up_to_sign():

@@ -8,8 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bh_bids.errors import InputError
+from bh_bids.errors import InputError, ModelError
+from bh_bids.group.cases import open_case
+from bh_bids.group.evaluate import voxel_volume
+from bh_bids.group.fits import Fits
 from bh_bids.group.run import run_group
+from bh_bids.group.study import DEFAULT_SPACE, read_study
+from bh_bids.group.volumes import Case
 from bh_bids.settings import Settings
 
 
@@ -83,6 +88,10 @@ def test_the_result_nearest_to_the_truth_leads(evaluated):
     assert row["difference"] == pytest.approx((own - other).mean(), abs=2e-4)
     assert row["ci_low"] <= row["difference"] <= row["ci_high"]
     assert row["p"] == pytest.approx(2 / 2**4)  # all four gain
+    assert row["n_pairs"] == 4 and np.isnan(psnr.loc["harmonized", "n_pairs"])
+    page = (evaluated[0] / "out" / "group.html").read_text(encoding="utf-8")
+    assert "Too few participants (at least 6 are needed) to tell" in page
+    assert "is better than the untouched source" in page and "4 participants with both" in page
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(evaluated, monkeypatch):
@@ -219,3 +228,51 @@ def test_simulated_gaps_are_measured_against_the_scan_itself(small_study, tmp_pa
     assert psnr["none", "source"] == 100
     # The histogram match undoes a gamma up to where two brains' histograms differ.
     assert psnr["gamma0.7", "hm"] > psnr["gamma0.7", "source"] + 10
+
+
+def test_tissues_are_told_in_the_persons_own_millilitres(small_study, monkeypatch):
+    """By the brain's volume, or by the transform where a target scan was not harmonized."""
+    study = read_study(small_study / "out", small_study / "bids", DEFAULT_SPACE)
+    (known,) = [r for r in study.records if r.key == "sub-01_ses-A"]
+    opened = open_case(Case(known, "A"), None)
+    voxels = np.count_nonzero(opened.mask)
+    # What the conftest says of it: a head of 1.25 times the template's size.
+    assert voxel_volume(Case(known, "A"), opened) == pytest.approx(1 / 800)
+    other = dataclasses.replace(known, metrics={})
+    assert np.isnan(voxel_volume(Case(other, "A"), opened))
+    matrix = np.diag([0.8, 1.0, 1.0, 1.0])
+    monkeypatch.setattr("bh_bids.group.evaluate.scan_to_model", lambda record: matrix)
+    assert voxel_volume(Case(other, "A"), opened) == pytest.approx(1 / 800)
+    # Of a gap that cuts the brain the voxels are as large as ever.
+    gap = Case(known, "A", gap="fov")
+    cut = open_case(gap, None)
+    assert np.count_nonzero(cut.mask) < 0.9 * voxels
+    assert voxel_volume(gap, cut) == pytest.approx(1 / 800)
+
+
+def test_results_of_two_models_are_told_of(scan_maker, tmp_path, capsys):
+    for k in range(2):
+        scan_maker(tmp_path, f"0{k + 1}", "A", seed=k)
+        scan_maker(tmp_path, f"0{k + 1}", "B", seed=k)
+    path = next((tmp_path / "out").glob("sub-02/ses-B/anat/*_desc-harmonized_T1w.json"))
+    sidecar = json.loads(path.read_text())
+    sidecar["Harmonization"] |= {"Model": "other", "WeightsSHA256": "1"}
+    path.write_text(json.dumps(sidecar))
+    run_group(settings(tmp_path, tmp_path / "work", target="ses-A", comparators=()))
+    said = capsys.readouterr().err
+    assert "not all harmonized alike" in said and "model other" in said
+    assert "not all harmonized alike" in (tmp_path / "out" / "group.html").read_text()
+
+
+def test_what_diverges_is_not_trained_again_for_every_scan():
+    fits = Fits([], [], None, None, folds=2, seed=0, device="cpu", report=print)
+    tried = []
+
+    def diverge():
+        tried.append(1)
+        raise ModelError("The training diverged.")
+
+    for _ in range(3):
+        with pytest.raises(ModelError, match="diverged"):
+            fits._keep(("unet", 0, "B"), diverge)
+    assert len(tried) == 1

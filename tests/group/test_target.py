@@ -69,6 +69,13 @@ def test_targets_that_are_not_there_are_told_from_what_there_is(target, says):
         choose_target(STUDY, target)
 
 
+def test_one_scanner_spelled_in_two_ways_is_one_site():
+    names = ["SIEMENS", "Siemens", "GE", "siemens "]
+    scans = [record(f"sub-{k}", Manufacturer=name) for k, name in enumerate(names)]
+    found = choose_target(study(*scans), "Manufacturer=siemens")
+    assert [found.of[s.key] == found.target for s in scans] == [True, True, False, True]
+
+
 def test_all_scans_may_be_the_targets():
     found = choose_target(STUDY, "all")
     assert set(found.of.values()) == {found.target} and len(found.of) == 5

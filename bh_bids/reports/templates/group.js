@@ -46,9 +46,12 @@
   part("back").addEventListener("click", () => turn(-size));
   part("on").addEventListener("click", () => turn(size));
 
-  const value = (row, column) => {
+  const written = (row, column) => {
     const cell = row.cells[column];
-    const raw = cell.dataset.value === undefined ? cell.textContent.trim() : cell.dataset.value;
+    return cell.dataset.value === undefined ? cell.textContent.trim() : cell.dataset.value;
+  };
+  const value = (row, column) => {
+    const raw = written(row, column);
     if (raw === "") return null;
     const number = Number(raw);
     return Number.isNaN(number) ? raw : number;
@@ -88,10 +91,8 @@
     const columns = heads.map((head, k) => k).filter((k) => heads[k].dataset.name);
     const lines = [columns.map((k) => heads[k].dataset.name).join("\t")];
     for (const { row } of fitting) {
-      lines.push(columns.map((k) => {
-        const found = value(row, k);
-        return found === null ? "n/a" : clean(String(found));
-      }).join("\t"));
+      // As it is written: a site "01" is no number.
+      lines.push(columns.map((k) => clean(written(row, k)) || "n/a").join("\t"));
     }
     const link = document.createElement("a");
     const blob = new Blob([lines.join("\n") + "\n"], { type: "text/tab-separated-values" });
