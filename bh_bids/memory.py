@@ -56,10 +56,11 @@ def step_gb(step, scan, scans=1):
 def _megavoxels(path):
     import nibabel as nib
 
+    from .anatomy.images import UNREADABLE
+
     try:
-        x, y, z = nib.load(path).shape[:3]
-    except (OSError, ValueError, nib.filebasedimages.ImageFileError,
-            nib.spatialimages.HeaderDataError):  # fmt: skip
+        x, y, z = (max(0, side) for side in nib.load(path).shape[:3])
+    except UNREADABLE:
         return TYPICAL_MEGAVOXELS
     return min(x * y * z / 1e6, 1024.0)
 

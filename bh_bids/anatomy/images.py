@@ -25,7 +25,8 @@ SATURATED = 1e-3
 than have a value of the highest twentieth below it."""
 MAX_SHEAR = 0.5
 """Largest cosine between two voxel axes, 60 degrees: no scanner shears a grid by more."""
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+"""What nibabel raises for an image that cannot be read: a damaged file, header or gzip stream."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _read_checked(path):
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
             data = np.asanyarray(image.dataobj, dtype=np.float32)
         _check_gzip(path)
-    except _UNREADABLE:
+    except UNREADABLE:
         raise InputError(
             f"{path} is truncated or damaged: its data cannot be read to their end. "
             "Copy or convert the file again."
@@ -128,7 +129,7 @@ def open_nifti(path):
         raise InputError(f"{path} is empty (0 bytes). Copy or convert the file again.")
     try:
         image = nib.load(path)
-    except _UNREADABLE:
+    except UNREADABLE:
         image = None
     # NIfTI-2's class derives from NIfTI-1's; Analyze and MGH files do not.
     if not isinstance(image, nib.Nifti1Image):
@@ -188,13 +189,27 @@ def check_header(image, path):
     return _check_affine(image, path)
 
 
+def _usable_qform(header):
+    """The qform, or None if there is none or its numbers are damaged."""
+    try:
+        qform, _ = header.get_qform(coded=True)
+    except (ValueError, HeaderDataError):  # b^2 + c^2 + d^2 above 1, above all
+        return None
+    return qform if qform is not None and np.isfinite(qform).all() else None
+
+
 def _check_affine(image, path):
-    qform, qcode = image.header.get_qform(coded=True)
+    qform, qcode = _usable_qform(image.header), int(image.header["qform_code"])
     sform, scode = image.header.get_sform(coded=True)
     if not qcode and not scode:
         raise InputError(
             f"{path} has neither a qform nor an sform (both codes are 0): left and right cannot "
             "be told apart. Convert it again from DICOM, or set its orientation."
+        )
+    if qform is None and not scode:
+        raise InputError(
+            f"{path} has an unusable qform and no sform: left and right cannot be told apart. "
+            "Convert it again from DICOM, or set its orientation."
         )
     affine = image.affine
     columns = affine[:3, :3]
@@ -216,13 +231,15 @@ def _check_affine(image, path):
             "degrees apart. Check its header, or resample it on a grid with orthogonal axes."
         )
     warnings = []
+    if qcode and qform is None:
+        warnings.append(f"{path.name}: its qform is unusable; the sform is used.")
     if shear > SHEARED:
         warnings.append(
             f"{path.name}: the voxel axes are not at right angles, but up to "
             f"{np.degrees(np.arcsin(shear)):.1f} degrees off; the results lie on the same grid."
         )
     # A qform cannot hold a shear: its differing is no conflict then.
-    elif qcode and scode and not np.allclose(qform, sform, atol=1e-2):
+    elif qform is not None and scode and not np.allclose(qform, sform, atol=1e-2):
         warnings.append(
             f"{path.name}: qform and sform differ by up to "
             f"{np.abs(qform - sform).max():.2f}; the sform is used."
@@ -362,7 +379,12 @@ def save_nifti(volume, affine, path, dtype=np.float32, code=1):
 def save_on_grid_of(volume, reference_path, path, dtype=np.float32):
     """Write a RAS volume on the grid of an existing image, which may have any axis order.
 
-    Shape, affine, qform, sform, their codes, and units are the reference's, bit for bit.
+    Shape, affine, qform, sform, their codes, and units are the reference's, bit for bit. Only a
+    qform that cannot be used is set from the sform, with the sform's code: programs that prefer
+    the qform then find the same grid, and so does ITK where it refuses a sheared sform.
+
+    What the header says about the reference's own data is left out: header extensions (DICOM,
+    comments, AFNI attributes), free text, and intent.
 
     Parameters
     ----------
@@ -386,7 +408,13 @@ def save_on_grid_of(volume, reference_path, path, dtype=np.float32):
     header.set_data_shape(data.shape)
     header["scl_slope"], header["scl_inter"] = np.nan, np.nan
     header["cal_min"], header["cal_max"] = 0, 0
-    header["descrip"] = b""
+    for name in ("descrip", "aux_file", "db_name", "data_type"):
+        if name in header.keys():  # NIfTI-2 has no place for the last two
+            header[name] = b""
+    header.set_intent("none")
+    header.extensions.clear()
+    if header["qform_code"] and _usable_qform(header) is None:
+        header.set_qform(reference.affine, int(header["sform_code"]))
     image = type(reference)(data, None, header)
     nib.save(image, path)
     return Path(path)

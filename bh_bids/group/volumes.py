@@ -1,13 +1,13 @@
 """A case of the evaluation, and its volumes: source, target scan of the same person, result."""
 
 import os
-import zlib
 from dataclasses import dataclass
 from threading import Lock
 
 import nibabel as nib
 import numpy as np
 
+from ..anatomy.images import UNREADABLE
 from ..errors import InputError
 from ..evaluation.similarity import nmi
 from ..intensity import to_target_units
@@ -64,7 +64,7 @@ def read_volume(path):
     try:
         image = nib.load(path)
         return np.asarray(image.dataobj, dtype=np.float32), image.affine
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+    except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(f"{path} cannot be read: {reason}. Process the scan again.") from None
 

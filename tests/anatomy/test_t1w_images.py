@@ -9,7 +9,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bh_bids.anatomy.images import load_mask, load_t1w, read_ras, save_nifti, save_on_grid_of
+from bh_bids.anatomy.images import (
+    check_header,
+    load_mask,
+    load_t1w,
+    read_ras,
+    save_nifti,
+    save_on_grid_of,
+)
 from bh_bids.errors import InputError
 
 SHAPE = (20, 24, 18)
@@ -74,6 +81,60 @@ def test_differing_qform_and_sform_are_told_and_the_sform_used(tmp_path):
     found = load_t1w(tmp_path / "a.nii")
     np.testing.assert_allclose(found.affine, AFFINE)
     assert len(found.warnings) == 1 and "5.00" in found.warnings[0]
+
+
+QUATERN_B = {nib.Nifti1Image: (256, "<f"), nib.Nifti2Image: (352, "<d")}
+
+
+def with_quatern_b(path, value, affine=AFFINE, codes=(1, 1), cls=nib.Nifti1Image):
+    """A scan whose qform says the given number, which nibabel would not write."""
+    write(path, affine=affine, codes=codes, cls=cls)
+    content = bytearray(path.read_bytes())
+    offset, form = QUATERN_B[cls]
+    struct.pack_into(form, content, offset, value)
+    path.write_bytes(bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("cls", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("value", [1 + 7e-7, 2.0, float("nan")])
+def test_an_unusable_qform_is_told_and_the_sform_used(value, cls, tmp_path):
+    path = with_quatern_b(tmp_path / "a.nii", value, cls=cls)
+    found = load_t1w(path)
+    assert found.warnings == ("a.nii: its qform is unusable; the sform is used.",)
+    np.testing.assert_allclose(found.affine, AFFINE)
+    np.testing.assert_array_equal(found.volume, texture())
+
+
+@pytest.mark.parametrize("value", [1 + 7e-7, float("nan")])
+def test_an_unusable_qform_alone_is_refused(value, tmp_path):
+    path = with_quatern_b(tmp_path / "a.nii", value, codes=(1, 0))
+    with pytest.raises(InputError, match="a.nii"):
+        load_t1w(path)
+    image = nib.Nifti1Image(texture(), AFFINE)
+    image.set_sform(None, 0)
+    image.set_qform(AFFINE, 1)
+    image.header["quatern_b"] = value
+    with pytest.raises(InputError, match="a.nii has an unusable qform and no sform"):
+        check_header(image, path)
+
+
+@pytest.mark.parametrize("shear", [0, 0.2])
+@pytest.mark.parametrize("value", [1 + 7e-7, float("nan")])
+@pytest.mark.parametrize("cls", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_result_has_the_sform_in_place_of_an_unusable_qform(cls, value, shear, tmp_path):
+    """Its code is the sform's, too: the qform says the same as the sform, of the same space."""
+    affine = AFFINE.copy()
+    affine[0, 1] = shear
+    path = with_quatern_b(tmp_path / "a.nii", value, affine, codes=(1, 4), cls=cls)
+    result = save_on_grid_of(load_t1w(path).volume, path, tmp_path / "b.nii.gz")
+    header = nib.load(result).header
+    qform, code = header.get_qform(coded=True)
+    assert code == 4 and header["sform_code"] == 4
+    # A qform has no shear: the nearest rotation of the voxels is what it can say.
+    np.testing.assert_allclose(qform, affine, atol=1e-5 if not shear else 0.15)
+    np.testing.assert_array_equal(nib.load(result).affine, nib.load(path).affine)
+    assert not any("unusable" in warning for warning in load_t1w(result).warnings)
 
 
 def test_a_sheared_grid_is_told_and_kept(tmp_path):
@@ -171,6 +232,33 @@ def test_result_lies_bit_for_bit_on_the_grid_of_the_scan(codes, cls, tmp_path):
     assert after.dataobj.slope == 1 and after.dataobj.inter == 0
     assert after.header["descrip"].item() == b"" and after.header["cal_max"] == 0
     np.testing.assert_array_equal(after.get_fdata(), before.get_fdata())
+
+
+PRIVATE = b"Doe^Jane"
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("cls", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_result_tells_nothing_of_the_scan_s_own_data(cls, name, tmp_path):
+    """Names of patients, and attributes of AFNI that no longer hold, are not carried along."""
+    scan = cls(texture(), AFFINE)
+    scan.set_sform(AFFINE, 1)
+    afni = b'<AFNI_attributes atr_name="BRICK_STATS">Doe^Jane</AFNI_attributes>'
+    for code, content in ((2, PRIVATE), (4, afni), (6, PRIVATE)):
+        scan.header.extensions.append(nib.nifti1.Nifti1Extension(code, content))
+    for field in {"descrip", "aux_file", "db_name", "data_type"} & set(scan.header.keys()):
+        scan.header[field] = PRIVATE
+    scan.header.set_intent("z score", name="Doe^Jane")
+    nib.save(scan, tmp_path / name)
+    assert len(nib.load(tmp_path / name).header.extensions) == 3
+    volume = load_t1w(tmp_path / name).volume
+    result = save_on_grid_of(volume, tmp_path / name, tmp_path / "b.nii")
+    content = result.read_bytes()
+    assert PRIVATE not in content and b"AFNI" not in content
+    header = nib.load(result).header
+    assert not header.extensions and header.get_intent() == ("none", (), "")
+    assert header.sizeof_hdr + 4 + volume.nbytes == len(content)
+    np.testing.assert_array_equal(nib.load(result).get_fdata(), volume)
 
 
 def test_result_of_a_scan_with_a_trailing_axis_is_three_dimensional(tmp_path):

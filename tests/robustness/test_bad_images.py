@@ -84,6 +84,23 @@ def damaged_gzip(path):
     return path
 
 
+def gzip_damaged_at_its_start(path):
+    """Not even the header can be unpacked: zlib.error, not OSError."""
+    content = gzip.compress(write(path).read_bytes())
+    path = path.with_suffix(".nii.gz")
+    path.write_bytes(content[:10] + b"\xff" * 40 + content[50:])
+    return path
+
+
+def unusable_qform(path):
+    """A quaternion whose b^2 + c^2 + d^2 is above 1, and no sform."""
+    write(path, codes=(1, 0))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 256, 1 + 7e-7)
+    path.write_bytes(bytes(content))
+    return path
+
+
 def wrong_checksum(path):
     """Other intensities than were written; the stream can still be unpacked."""
     content = bytearray(gzip.compress(write(path).read_bytes(), compresslevel=0))
@@ -331,6 +348,7 @@ BAD = {
     truncated_gzip: "truncated or damaged",
     gzip_cut_in_header: "header",
     damaged_gzip: "truncated or damaged",
+    gzip_damaged_at_its_start: "header",
     wrong_checksum: "truncated or damaged",
     rubbish_behind_the_end: "truncated or damaged",
     truncated: "truncated or damaged",
@@ -362,6 +380,7 @@ BAD = {
     overflowing_slope: "NaN or infinite",
     no_number_as_intercept: "",
     no_codes: "codes are 0",
+    unusable_qform: "header is damaged",
     zero_column: "degenerate",
     nan_affine: "degenerate",
     flat_affine: "degenerate",

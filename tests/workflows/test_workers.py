@@ -1,6 +1,8 @@
 """Worker processes, their loss, what they take; and memory that is known beforehand."""
 
+import gzip
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -97,6 +99,31 @@ def test_a_larger_scan_is_asked_more_for(step, tmp_path):
     assert 0.05 < small <= middle <= large < 4
     unreadable = replace(scans[0], path=tmp_path / "no_T1w.nii")
     assert middle <= memory.step_gb(step, unreadable) <= large
+
+
+def corrupt_stream(path):
+    """A gzip stream that cannot be unpacked from its very start."""
+    content = gzip.compress(bytes(range(256)) * 40)
+    path.write_bytes(content[:10] + b"\xff" * 40 + content[50:])
+
+
+def cut_header(path):
+    path.write_bytes(gzip.compress(bytes(range(256)) * 40)[:60])
+
+
+def negative_sizes(path):
+    import nibabel as nib
+
+    image = nib.Nifti1Image(np.zeros((20, 24, 18), np.uint8), np.eye(4)).to_bytes()
+    path.write_bytes(gzip.compress(image[:42] + struct.pack("<3h", -20000, 300, 200) + image[48:]))
+
+
+@pytest.mark.parametrize("make", [corrupt_stream, cut_header, negative_sizes])
+def test_a_damaged_scan_does_not_stop_the_building_of_the_workflow(make, tmp_path):
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    make(path)
+    for step, (least, _) in memory.STEP_GB.items():
+        assert memory.step_gb(step, Scan(path, "01", None, "")) >= least
 
 
 @pytest.mark.parametrize(
