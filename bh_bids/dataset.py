@@ -2,7 +2,9 @@
 
 import json
 import re
+import sqlite3
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,8 +20,12 @@ _LABEL = "[0-9A-Za-z+]+"
 _NAME = re.compile(
     rf"sub-(?P<sub>{_LABEL})(/ses-(?P<ses>{_LABEL}))?/anat/sub-(?P=sub)(?(ses)_ses-(?P=ses))"
     rf"(_task-{_LABEL})?(_acq-{_LABEL})?(_ce-{_LABEL})?(_rec-{_LABEL})?(_run-[0-9]+)?"
-    rf"(_echo-[0-9]+)?(_part-{_LABEL})?_T1w\.nii(\.gz)?"
+    rf"(_echo-[0-9]+)?(_part-(?P<part>{_LABEL}))?_T1w\.nii(\.gz)?"
 )
+# A magnitude is what has T1w contrast.
+_NOT_MAGNITUDE = ("phase", "real", "imag")
+_INDEX = "layout_index.sqlite"  # pybids' name
+_ABSENT, _ANY = "Query.NONE", "Query.ANY"
 
 
 @dataclass(frozen=True)
@@ -143,9 +149,10 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
     Raises
     ------
     InputError
-        If a participant is unknown, nothing is left, or two scans have one name.
+        If a participant is unknown, nothing is left, two scans have one name, or, without a filter,
+        a participant or session that was asked for has no scan.
     """
-    bids_dir = Path(bids_dir)
+    bids_dir = Path(bids_dir).absolute()
     present = sorted(p.name[4:] for p in bids_dir.glob("sub-*") if p.is_dir())
     unknown = sorted(set(participants) - set(present))
     if unknown:
@@ -155,20 +162,20 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
             f"{some or 'no participants at all'}."
         )
     layout = _layout(bids_dir, participants, database_dir)
-    query = dict(suffix="T1w", extension=[".nii", ".nii.gz"], datatype="anat", scope="raw")
     wanted = (filters or {}).get("t1w", {})
     fields = {name: value for name, value in wanted.items() if name[:1].isupper()}
-    query.update(_query_values({name: wanted[name] for name in wanted.keys() - fields.keys()}))
-    if participants:
-        query["subject"] = list(participants)
-    if sessions:
-        query["session"] = list(sessions)
+    entities = {name: value for name, value in wanted.items() if name not in fields}
+    labels = {"subject": list(participants), "session": list(sessions)}
+    labels = {name: given for name, given in labels.items() if given}
     try:
-        files = layout.get(**query)
+        names = _query(layout, bids_dir, entities, labels)
     except Exception as error:  # whatever the filter makes of a query, and a database of that
         raise InputError(f"The BIDS filter cannot be used: {error}") from None
+    names = _well_named(names)
+    if "part" not in wanted:
+        names = _magnitudes(names)
     sidecars = cache(_sidecars_of)
-    scans = [_scan(item, bids_dir, sidecars) for item in _well_named(files, bids_dir)]
+    scans = [_scan(name, bids_dir, sidecars) for name in names]
     scans = [scan for scan in scans if _has_fields(scan.metadata, fields)]
     if not scans:
         what = ", ".join(f"sub-{label}" for label in participants) or "any participant"
@@ -178,6 +185,7 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
             + ": files must be named sub-<label>[/ses-<label>]/anat/..._T1w.nii[.gz]"
             + (" and pass the BIDS filter." if filters else ".")
         )
+    _require_all(scans, participants, sessions, bids_dir, wanted)
     scans.sort(key=lambda scan: str(scan.path))
     for first, second in zip(scans, scans[1:], strict=False):
         if first.key == second.key:
@@ -188,19 +196,114 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
     return scans
 
 
-def _well_named(files, bids_dir):
-    """Those files whose names are ones that results can be named after; the others are told."""
-    names = {item: Path(item.path).relative_to(bids_dir).as_posix() for item in files}
-    wrong = sorted((name for name in names.values() if not _NAME.fullmatch(name)), key=len)
+def _query(layout, bids_dir, entities, labels):
+    """Names of T1w files, relative to the dataset, that have a filter's entities and the labels.
+
+    pybids looks for entities in the whole path. Those that a folder can have are looked for here,
+    below the dataset: a folder above it, ``/scratch/ses-9``, says nothing on its scans.
+    """
+    known = {name: e for name, e in layout.get_entities().items() if e.regex is not None}
+    own = {"datatype": "anat"} | entities | labels
+    own = {name: own[name] for name in own.keys() & known.keys() - {"suffix", "extension"}}
+    query = dict(suffix="T1w", extension=[".nii", ".nii.gz"], scope="raw")
+    query |= _query_values({name: entities[name] for name in entities.keys() - own.keys()})
+    # Labels are whole ones, whatever a filter says of its own values.
+    regex = entities.keys() - labels.keys() if query.get("regex_search") else ()
+    files = layout.get(**query)
+    names = [Path(item.path).relative_to(bids_dir).as_posix() for item in files]
+    return [
+        name
+        for name in names
+        if all(_has_entity(name, known[key], value, key in regex) for key, value in own.items())
+    ]
+
+
+def _has_entity(name, entity, wanted, regex):
+    """Whether a file's name has a wanted value of a pybids entity; no values wanted is any."""
+    match = entity.regex.search(f"/{name}")
+    found = None if match is None else _typed(entity, match[1])
+    values = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+    values = [value if _is_special(value) else _typed(entity, value) for value in values]
+    return not values or any(_is_wanted(found, value, regex) for value in values)
+
+
+def _typed(entity, value):
+    """A value in an entity's type, ``run-01`` as 1; as it is if it cannot be of that type."""
+    try:
+        return entity.dtype(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _is_special(value):
+    return value is None or value in (_ABSENT, _ANY, "*")
+
+
+def _is_wanted(found, value, regex=False):
+    """Whether something found, or not found (None), is what one value of a filter asks for."""
+    if value in (None, _ABSENT):
+        return found is None
+    if found is None or value in ("*", _ANY):
+        return found is not None
+    if regex:
+        return re.search(str(value), str(found), re.IGNORECASE) is not None
+    return found == value
+
+
+def _well_named(names):
+    """Those names that results can be named after; the others are told."""
+    wrong = [name for name in names if not _NAME.fullmatch(name)]
     if wrong:
-        others = f" and {len(wrong) - 1} more" if wrong[1:] else ""
-        print(
-            f"bh-bids: left out: {wrong[0]!r}{others}. BIDS names T1w scans "
+        _tell_left_out(
+            wrong,
+            "BIDS names T1w scans "
             "sub-<label>[/ses-<label>]/anat/sub-<label>[_ses-<label>][_acq-<label>][_ce-<label>]"
             "[_rec-<label>][_run-<index>]_T1w.nii[.gz], with letters and digits in the labels.",
-            file=sys.stderr,
         )
-    return [item for item in files if _NAME.fullmatch(names[item])]
+    return [name for name in names if _NAME.fullmatch(name)]
+
+
+def _magnitudes(names):
+    """Names of magnitude images; those of other parts of complex images are told."""
+    others = {name for name in names if _NAME.fullmatch(name)["part"] in _NOT_MAGNITUDE}
+    if others:
+        _tell_left_out(
+            others,
+            "Only magnitude images are harmonized, not phase, real or imaginary parts: to take "
+            "them anyway, name part in a BIDS filter.",
+        )
+    return [name for name in names if name not in others]
+
+
+def _tell_left_out(names, why):
+    """One line on files that are no scans, with the shortest name as an example."""
+    first = min(names, key=lambda name: (len(name), name))
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    print(f"bh-bids: left out: {first!r}{others}. {why}", file=sys.stderr)
+
+
+def _require_all(scans, participants, sessions, bids_dir, wanted):
+    """Refuse participants and sessions that have no scan at all; tell those that lack some.
+
+    A participant may lack one of the sessions that are asked for, and a filter may be why.
+    """
+    found = {scan.participant for scan in scans}
+    missing = [f"sub-{label}" for label in participants if label not in found]
+    found = {scan.session for scan in scans}
+    lost = [f"ses-{label}" for label in sessions if label not in found]
+    unknown = [name for name in lost if not any(bids_dir.glob(f"sub-*/{name}"))]
+    within = f" in session {', '.join(sessions)}" if sessions and missing else ""
+    what = " or ".join(filter(None, (", ".join(missing) + within, ", ".join(lost))))
+    if not what:
+        return
+    if unknown or (missing and not sessions and not wanted):
+        options = ["--participant-label"] * bool(missing) + ["--session-label"] * bool(lost)
+        raise InputError(
+            f"{bids_dir} has no T1w scan of {what}: correct {' and '.join(options)}, or leave out "
+            "there what has none."
+        )
+    passing = " that passes the BIDS filter" if wanted else ""
+    print(f"bh-bids: {bids_dir} has no T1w scan of {what}{passing}.", file=sys.stderr)
 
 
 def _sidecars_of(folder):
@@ -227,17 +330,34 @@ def _metadata(path, bids_dir, sidecars):
     return found, tuple(problems)
 
 
-def _scan(item, bids_dir, sidecars):
-    relative = Path(item.path).relative_to(bids_dir)
-    metadata, problems = _metadata(Path(item.path), bids_dir, sidecars)
+def _scan(name, bids_dir, sidecars):
+    path, labels = bids_dir / name, _NAME.fullmatch(name)
+    metadata, problems = _metadata(path, bids_dir, sidecars)
     return Scan(
-        path=Path(item.path),
-        participant=item.entities["subject"],
-        session=item.entities.get("session"),
-        uri=f"bids:raw:{relative.as_posix()}",
+        path=path,
+        participant=labels["sub"],
+        session=labels["ses"],
+        uri=f"bids:raw:{name}",
         metadata=metadata,
         problems=problems,
     )
+
+
+def _check_index(index, bids_dir):
+    """Refuse a pybids database of another folder: it holds absolute paths."""
+    try:
+        with closing(sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True)) as database:
+            root = Path(database.execute("SELECT root FROM layout_info").fetchone()[0])
+    except (sqlite3.Error, TypeError) as error:
+        raise InputError(
+            f"The index {index} cannot be read: remove it, or give another --bids-database-dir, "
+            f"to make it again ({error})."
+        ) from None
+    if root != bids_dir:
+        raise InputError(
+            f"The index {index} was made for the dataset at {root}, not at {bids_dir}: remove it, "
+            "or give another --bids-database-dir, to make it again."
+        )
 
 
 def _layout(bids_dir, participants, database_dir):
@@ -251,7 +371,10 @@ def _layout(bids_dir, participants, database_dir):
         ignore.append(re.compile(rf"^/sub-(?!({names})(/|$))"))
     # Sidecars are read here: one that is damaged must not stop the other participants.
     indexer = BIDSLayoutIndexer(validate=False, ignore=ignore, index_metadata=False)
-    reset = database_dir is not None and not (Path(database_dir) / "layout_index.sqlite").exists()
+    index = None if database_dir is None else Path(database_dir).absolute() / _INDEX
+    reset = index is not None and not index.exists()
+    if index is not None and not reset:
+        _check_index(index, bids_dir)
     try:
         return BIDSLayout(
             str(bids_dir),
@@ -287,11 +410,52 @@ def read_filter_file(path):
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"The BIDS filter file {path} is not readable JSON: {reason}.") from None
+    return checked_filters(
+        content,
+        f'The BIDS filter file {path} must look like {{"t1w": {{"acquisition": "mprage"}}}}.',
+    )
+
+
+def checked_filters(content, sentence):
+    """BIDS filters of T1w scans as the settings hold them, wherever they were read.
+
+    Parameters
+    ----------
+    content : object
+        ``{"t1w": {...}}``; filters of other images are left out.
+    sentence : str
+        What to say where it looks otherwise.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+    """
     if not isinstance(content, dict) or not isinstance(content.get("t1w"), dict):
-        raise InputError(
-            f'The BIDS filter file {path} must look like {{"t1w": {{"acquisition": "mprage"}}}}.'
-        )
-    return {"t1w": {k: "Query.NONE" if v is None else v for k, v in content["t1w"].items()}}
+        raise InputError(sentence)
+    return {"t1w": spell_none(content["t1w"])}
+
+
+def spell_none(value):
+    """The same with the string ``Query.NONE`` for None at any depth, as TOML can hold it.
+
+    Parameters
+    ----------
+    value : object
+        Of JSON: dictionaries, sequences, strings, numbers, None.
+
+    Returns
+    -------
+    object
+    """
+    if isinstance(value, dict):
+        return {key: spell_none(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [spell_none(item) for item in value]
+    return _ABSENT if value is None else value
 
 
 def _has_fields(metadata, fields):
@@ -299,11 +463,8 @@ def _has_fields(metadata, fields):
 
     def has(name, wanted):
         found = metadata.get(name)
-        if wanted in (None, "Query.NONE"):
-            return found is None
-        if wanted in ("*", "Query.ANY"):
-            return found is not None
-        return found == wanted or (isinstance(wanted, list) and found in wanted)
+        values = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+        return found == wanted or any(_is_wanted(found, value) for value in values)
 
     return all(has(name, wanted) for name, wanted in fields.items())
 
@@ -312,8 +473,11 @@ def _query_values(entities):
     """pybids' own values for "absent" and "any", which neither JSON nor TOML can hold."""
     from bids.layout import Query
 
-    special = {"Query.NONE": Query.NONE, "Query.ANY": Query.ANY, "*": Query.ANY}
-    return {
-        name: special.get(value, value) if isinstance(value, str) else value
-        for name, value in entities.items()
-    }
+    special = {_ABSENT: Query.NONE, _ANY: Query.ANY, "*": Query.ANY}
+
+    def own(value):
+        if isinstance(value, (list, tuple)):
+            return [own(item) for item in value]
+        return special.get(value, value) if isinstance(value, str) else value
+
+    return {name: own(value) for name, value in entities.items()}

@@ -1,9 +1,11 @@
 """What stands in the output folder: names of files, its description, and whether a scan is done."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
+from .errors import InputError
 from .reports.svg import write_text
 
 BIDS_VERSION = "1.10.0"
@@ -59,6 +61,49 @@ def find_mask(scan, folders):
     return find_precomputed(scan, folders, *MASK_ENDINGS)
 
 
+def lack_masks(scans, folders):
+    """Scans of a common template without a brain mask; one makes the masks of all unused.
+
+    Parameters
+    ----------
+    scans : sequence of bh_bids.dataset.Scan
+    folders : dict
+        As of :func:`find_mask`.
+
+    Returns
+    -------
+    list of bh_bids.dataset.Scan
+    """
+    return [scan for scan in scans if find_mask(scan, folders) is None]
+
+
+def masks_left_out(scans, folders):
+    """What is to be said if the scans of a common template lack brain masks.
+
+    Parameters
+    ----------
+    scans : sequence of bh_bids.dataset.Scan
+    folders : dict
+        As of :func:`find_mask`.
+
+    Returns
+    -------
+    str
+        A sentence; empty if all have masks, or no folder was given.
+    """
+    lacking = lack_masks(scans, folders)
+    if not folders or not lacking:
+        return ""
+    where = f"{', '.join(folders)} (--derivatives)"
+    if len(lacking) == len(scans):
+        return f"No brain mask of the common template's scans was found in {where}."
+    names = ", ".join(scan.path.name for scan in lacking)
+    return (
+        f"The brain masks in {where} were not used, because the common template needs one of each "
+        f"scan; without one: {names}."
+    )
+
+
 def find_lesion(scan, folder=None):
     """A scan's lesion mask.
 
@@ -97,7 +142,7 @@ def expected_outputs(scan, space, settings):
     Returns
     -------
     list of pathlib.Path
-        The sidecar with the scan's provenance key comes first.
+        The sidecar with the scan's provenance key comes first, then the file it describes.
     """
     folder = Path(scan.folder)
     standard = f"{scan.key}_space-{space}_res-1"
@@ -153,6 +198,27 @@ def is_done(scan, space, settings, key):
         return False
 
 
+def unmark(scan, space, settings, harmonization=True):
+    """Remove what marks a scan as done, sidecars with provenance keys and what they describe.
+
+    Files of a run that is stopped half-way and those of an earlier one must not count as results of
+    either.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    space : str
+        The model's space.
+    settings : bh_bids.settings.Settings
+    harmonization : bool
+        Without, only the anatomical results lose their mark.
+    """
+    for anat_only in (True, False) if harmonization else (True,):
+        outputs = expected_outputs(scan, space, replace(settings, anat_only=anat_only))
+        for name in outputs[:2]:
+            (settings.output_dir / name).unlink(missing_ok=True)
+
+
 def is_complete(scan, space, settings):
     """Whether all of a scan's results stand, whatever they were made from.
 
@@ -168,6 +234,49 @@ def is_complete(scan, space, settings):
     """
     names = expected_outputs(scan, space, settings)
     return all((settings.output_dir / name).is_file() for name in names)
+
+
+def makers(description):
+    """Names of the programs that made a dataset, by its description.
+
+    Parameters
+    ----------
+    description : object
+        Content of dataset_description.json, whatever it is.
+
+    Returns
+    -------
+    list of str
+    """
+    told = description.get("GeneratedBy") if isinstance(description, dict) else None
+    entries = told if isinstance(told, list) else []
+    return [str(e["Name"]) for e in entries if isinstance(e, dict) and e.get("Name")]
+
+
+def check_output(output_dir):
+    """Refuse a folder that is the dataset of another program, or a raw one.
+
+    Parameters
+    ----------
+    output_dir : pathlib.Path
+
+    Raises
+    ------
+    InputError
+        Its description would be replaced.
+    """
+    try:
+        found = json.loads((output_dir / "dataset_description.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    raw = isinstance(found, dict) and found.get("DatasetType") == "raw"
+    others = [name for name in makers(found) if name != "bh-bids"]
+    if raw or (others and "bh-bids" not in makers(found)):
+        what = "a raw dataset" if raw else f"a dataset of {others[0]}"
+        raise InputError(
+            f"{output_dir} is {what}, whose description would be replaced: give another output "
+            "folder, such as one of its own beside it."
+        )
 
 
 def write_description(output_dir, bids_dir, derivatives, source_description):

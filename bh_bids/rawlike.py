@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .derivatives import BIDS_VERSION, is_done
+from .derivatives import BIDS_VERSION, is_done, makers
 from .errors import InputError
 from .reports.svg import write_text
 
 _DERIVATIVES = Path("derivatives") / "bh-bids"
+_BESIDE = ("README.md", "participants.tsv", "participants.json")
 _README = """\
 # Harmonized T1w scans
 
@@ -53,6 +54,41 @@ def derivatives_settings(settings):
     return replace(settings, output_dir=settings.output_dir / _DERIVATIVES)
 
 
+def check_raw_like(output_dir):
+    """Refuse a folder that holds a dataset of another origin.
+
+    Parameters
+    ----------
+    output_dir : pathlib.Path
+        Root of the raw-like dataset to write.
+
+    Raises
+    ------
+    InputError
+        If there is a description that does not say that this program made a raw-like dataset here;
+        or none, but files that would be replaced.
+    """
+    # Looked for before the description, which parallel jobs write before the scans.
+    patterns = ("sub-*/anat/*_T1w.*", "sub-*/ses-*/anat/*_T1w.*")
+    held = any((output_dir / name).exists() for name in _BESIDE) or any(
+        next(output_dir.glob(pattern), None) for pattern in patterns
+    )
+    path = output_dir / "dataset_description.json"
+    if os.path.lexists(path):
+        own = _is_own(_sidecar(path))
+    else:
+        own = not held
+    if not own:
+        raise InputError(
+            f"{output_dir} holds files that --output-layout bids did not write and would replace: "
+            "give a new or empty folder, or one of an earlier run with this option."
+        )
+
+
+def _is_own(description):
+    return "bh-bids" in makers(description) and description.get("DatasetType") == "raw"
+
+
 def write_raw_like(plan, output_dir):
     """Write the harmonized scans under their raw names, with sidecars and a description.
 
@@ -67,16 +103,37 @@ def write_raw_like(plan, output_dir):
     -------
     int
         How many scans were written; those without complete results are left out.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a dataset of another origin, or a link to the source's scans. Nothing
+        is written then.
     """
     settings = plan.settings
+    check_raw_like(output_dir)
     space = plan.model["Config"]["space"]
     done = [s for s in plan.scans if is_done(s, space, settings, plan.keys[s.key])]
+    for scan in done:
+        if (output_dir / scan.folder).resolve() == scan.path.parent.resolve():
+            raise InputError(
+                f"{output_dir / scan.folder} is the folder of the source's own scans: "
+                "give --output-layout bids a folder without links into the source."
+            )
+    # The description is written first: it says whose the scans are, should the run be stopped.
+    _write_description(settings, output_dir)
     for scan in done:
         derived = settings.output_dir / scan.folder / f"{scan.key}_desc-harmonized_T1w"
         raw = output_dir / scan.folder / f"{scan.key}_T1w"
         content = {**scan.metadata, **_sidecar(Path(f"{derived}.json"))}
         write_text(Path(f"{raw}.json"), json.dumps(content, indent=2) + "\n")
         _copy(Path(f"{derived}.nii.gz"), Path(f"{raw}.nii.gz"))
+    write_text(output_dir / "README.md", _README)
+    _write_participants(settings.bids_dir, output_dir)
+    return len(done)
+
+
+def _write_description(settings, output_dir):
     described = json.loads((settings.output_dir / "dataset_description.json").read_text("utf-8"))
     description = {
         **described,
@@ -86,9 +143,6 @@ def write_raw_like(plan, output_dir):
         "GeneratedBy": [{"Name": "bh-bids", "Version": __version__}],
     }
     write_text(output_dir / "dataset_description.json", json.dumps(description, indent=2) + "\n")
-    write_text(output_dir / "README.md", _README)
-    _write_participants(settings.bids_dir, output_dir)
-    return len(done)
 
 
 def _sidecar(path):

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from .dataset import Scan, check_dataset, find_scans, read_json
-from .derivatives import is_done, write_description
+from .derivatives import check_output, is_done, masks_left_out, unmark, write_description
 from .errors import InputError, ModelError
 from .locks import lock_participants
 from .outcome import EX_FAILED, EX_OK, write_reports
 from .provenance import provenance_key
-from .rawlike import derivatives_settings, write_raw_like
+from .rawlike import check_raw_like, derivatives_settings, write_raw_like
 from .settings import for_participant
 
 EX_SOFTWARE = 70
@@ -65,6 +65,10 @@ def run(settings, action=None):
         If nothing can be started.
     """
     root = settings.output_dir
+    if settings.analysis_level != "group":
+        check_folders(settings)
+        if settings.output_layout == "bids":
+            check_raw_like(root)
     settings = derivatives_settings(settings)
     if settings.analysis_level == "group":
         from .group.run import run_group
@@ -75,6 +79,7 @@ def run(settings, action=None):
         make_writable(settings.work_dir)
         return run_group(settings)
     check_folders(settings)
+    check_output(settings.output_dir)
     if not settings.skip_bids_validation:
         check_dataset(settings.bids_dir)
     plan = make_plan(settings)
@@ -110,6 +115,14 @@ def check_folders(settings):
             raise InputError(
                 f"The {name} folder {folder} lies in the dataset {settings.bids_dir}: give a "
                 f"folder outside it or under {settings.bids_dir}/derivatives/."
+            )
+    root = settings.output_dir.resolve()
+    if settings.output_layout == "bids" and root in raw.parents:
+        # A dataset's own sources are kept there, by BIDS' rules.
+        if root / "sourcedata" not in raw.parents:
+            raise InputError(
+                f"The dataset {settings.bids_dir} lies in the output folder {settings.output_dir}: "
+                "give --output-layout bids a folder that does not hold the dataset."
             )
 
 
@@ -195,6 +208,10 @@ def make_plan(settings):
     # A common template needs all of its scans.
     again = {scan.participant for scan in todo} & set(groups)
     todo = [scan for scan in scans if scan in todo or scan.participant in again]
+    for participant, own in groups.items():
+        said = masks_left_out(own, settings.derivatives)
+        if said and participant in again:
+            print(f"sub-{participant}: {said}", file=sys.stderr)
     return Plan(settings, scans, todo, model.metadata, keys)
 
 
@@ -319,6 +336,7 @@ def _execute(plan):
         if not list(workflow._get_all_nodes()):
             return EX_SOFTWARE
         names = {scan_wf_name(scan): scan.key for scan in scans}
+        _unmark(plan, scans)
         failed |= not run_workflow(workflow, settings, names)
         if settings.clean_workdir:
             _clean_workdir(plan, scans)
@@ -328,6 +346,23 @@ def _execute(plan):
         lock.close()
     code = write_reports(plan)
     return EX_FAILED if failed else code
+
+
+def _unmark(plan, scans):
+    """Take back that scans are done, before the first of their files is replaced.
+
+    The harmonization of a full run from the same input and options stands: what ``--anat-only``
+    writes beside it is the same.
+    """
+    space, settings = plan.model["Config"]["space"], plan.settings
+    full = replace(settings, anat_only=False)
+    groups = _templates(plan.scans, settings)
+    for scan in scans:
+        stands = False
+        if settings.anat_only:
+            key = _key(scan, full, plan.model, groups.get(scan.participant, ()))
+            stands = is_done(scan, space, full, key)
+        unmark(scan, space, settings, harmonization=not stands)
 
 
 def _batches(scans, size):

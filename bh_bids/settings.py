@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 
+from .dataset import checked_filters, spell_none
 from .errors import InputError
 
 # Known here, too, so that the command line need not import what computes.
@@ -91,7 +92,9 @@ class Settings:
         for name, value in asdict(self).items():
             if value is None:
                 continue
-            if isinstance(value, dict):
+            if name == "bids_filters":
+                value = spell_none(value)
+            elif isinstance(value, dict):
                 value = {k: str(v) if isinstance(v, Path) else v for k, v in value.items()}
             elif isinstance(value, tuple):
                 value = list(value)
@@ -150,7 +153,12 @@ def _typed(name, value, path):
     elif name == "derivatives":
         right = isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
     elif name == "bids_filters":
-        right = isinstance(value, dict)
+        # A run without filters leaves an empty table.
+        sentence = (
+            f"The configuration file {path} gives bids_filters a wrong value: {value!r}. It must "
+            'look like bids_filters = {t1w = {acquisition = "mprage"}}.'
+        )
+        return value if value == {} else checked_filters(value, sentence)
     elif name == "mem_gb":
         right = type(value) in (int, float)
     elif name == "omp_nthreads":

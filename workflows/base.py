@@ -157,7 +157,12 @@ def init_single_participant_wf(*, participant, settings, scans, model, keys):
             workflow.connect(longitudinal, f"outputnode.{name}", singles[scan.key], destination)
     for number, group in enumerate(groups):
         together = init_shared_map_wf(
-            scans=group, settings=settings, model=model, keys=keys, name=f"shared_map{number}_wf"
+            scans=group,
+            settings=settings,
+            model=model,
+            keys=keys,
+            within=within,
+            name=f"shared_map{number}_wf",
         )
         for k, scan in enumerate(group, start=1):
             pairs = [
@@ -175,7 +180,7 @@ def init_single_participant_wf(*, participant, settings, scans, model, keys):
     return workflow
 
 
-def init_shared_map_wf(*, scans, settings, model, keys, name):
+def init_shared_map_wf(*, scans, settings, model, keys, within, name):
     """Harmonize several scans of one participant and one scanner, with one intensity map.
 
     Workflow Graph
@@ -189,6 +194,8 @@ def init_shared_map_wf(*, scans, settings, model, keys, name):
         Description of the target-domain model.
     keys : dict
         Scan's key to provenance key.
+    within : sequence of bh_bids.dataset.Scan
+        The scans of their common template.
     name : str
 
     Inputs
@@ -220,7 +227,7 @@ def init_shared_map_wf(*, scans, settings, model, keys, name):
         workflow.connect(node, "out", harmonize, destination)
     for k, scan in enumerate(scans):
         single = pe.Workflow(name=scan_wf_name(scan))
-        _add_results(single, scan, settings, model, keys[scan.key], shared=True)
+        _add_results(single, scan, settings, model, keys[scan.key], within, shared=True)
         for outputs, field in (("out_files", "harmonized"), ("results", "result")):
             destination = f"harmonization_wf.inputnode.{field}"
             workflow.connect([(harmonize, single, [((outputs, _one_of, k), destination)])])
@@ -258,7 +265,7 @@ def init_scan_wf(scan, settings, model, key, within=()):
     None
     """
     workflow = init_anatomy_of_scan_wf(scan, settings, model, key, within)
-    _add_results(workflow, scan, settings, model, key)
+    _add_results(workflow, scan, settings, model, key, within)
     for source, destination in _anatomy_to_results(scan, settings):
         (before, field), (after, into) = source.split(".", 1), destination.split(".", 1)
         workflow.connect(workflow.get_node(before), field, workflow.get_node(after), into)
@@ -311,7 +318,7 @@ def init_anatomy_of_scan_wf(scan, settings, model, key, within=()):
     return workflow
 
 
-def _add_results(workflow, scan, settings, model, key, shared=False):
+def _add_results(workflow, scan, settings, model, key, within, shared=False):
     """Add what comes after the anatomical fit: harmonization, derivatives, figures."""
     import nipype.pipeline.engine as pe
 
@@ -319,10 +326,10 @@ def _add_results(workflow, scan, settings, model, key, shared=False):
     from bh_bids.memory import step_gb
 
     from .harmonization import init_harmonization_wf
-    from .outputs import init_figures_wf, init_outputs_wf
+    from .outputs import figures_of, init_figures_wf, init_outputs_wf
 
     common = dict(scan=scan, settings=settings, model=model)
-    outputs = init_outputs_wf(**common, key=key)
+    outputs = init_outputs_wf(**common, key=key, within=within)
     figures = init_figures_wf(**common)
     native_mask = pe.Node(
         MaskOnGrid(reference=str(scan.path)),
@@ -330,7 +337,8 @@ def _add_results(workflow, scan, settings, model, key, shared=False):
         mem_gb=step_gb("native_mask", scan),
     )
     workflow.connect(native_mask, "out_file", outputs, "inputnode.mask")
-    workflow.add_nodes([figures])
+    for name in figures_of(settings):
+        workflow.connect(figures, f"outputnode.{name}", outputs, f"inputnode.drawn_{name}")
     if settings.anat_only:
         return
     harmonization = init_harmonization_wf(**common, shared=shared)

@@ -35,7 +35,7 @@ def init_longitudinal_wf(*, scans, settings, model, name="longitudinal_wf"):
     import nipype.pipeline.engine as pe
     from nipype.interfaces.utility import IdentityInterface
 
-    from bh_bids.derivatives import find_mask
+    from bh_bids.derivatives import find_mask, masks_left_out
     from bh_bids.interfaces import anatomical as anat
     from bh_bids.interfaces.longitudinal import WithinTemplate
     from bh_bids.memory import step_gb
@@ -63,6 +63,9 @@ def init_longitudinal_wf(*, scans, settings, model, name="longitudinal_wf"):
         ),
         "brain_mask",
     )
+    left_out = masks_left_out(scans, settings.derivatives)
+    if left_out:
+        brain.inputs.warnings = [left_out]
     if settings.template:
         brain.inputs.template = settings.template
     correct = step(anat.CorrectBias(sloppy=settings.sloppy), "bias_field")

@@ -1,14 +1,39 @@
 """All that is written to the output folder by the workflows."""
 
-from bh_bids.derivatives import HARMONIZATION_FIGURES, RESOLUTION, VIEWER
+from bh_bids.derivatives import (
+    ANATOMICAL_FIGURES,
+    HARMONIZATION_FIGURES,
+    RESOLUTION,
+    VIEWER,
+    lack_masks,
+)
 from bh_bids.sidecars import image_sidecar, provenance
 
 
-def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
+def figures_of(settings):
+    """Names of the figures that are drawn of a scan.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+
+    Returns
+    -------
+    tuple of str
+    """
+    return ANATOMICAL_FIGURES + (() if settings.anat_only else (*HARMONIZATION_FIGURES, VIEWER))
+
+
+def init_outputs_wf(*, scan, settings, model, key, within=(), name="outputs_wf"):
     """Write one scan's derivatives, the sidecar that marks it as done last.
 
+    That sidecar is the metrics' or, with ``--anat-only``, the preprocessed scan's. Its sink waits
+    for all others, those of the figures too, and is left out if one of them fails. What marks a
+    scan as done from an earlier run is removed before the workflow runs, by
+    :func:`bh_bids.derivatives.unmark`.
+
     Workflow Graph
-        sidecars → sinks of images, transforms, tables
+        sidecars → sinks of images, transforms, tables → sink of the mark
 
     Parameters
     ----------
@@ -18,6 +43,8 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
         Description of the target-domain model.
     key : str
         The scan's provenance key.
+    within : sequence of bh_bids.dataset.Scan
+        The scans whose template gives this one's brain mask and registration, if any.
     name : str
 
     Inputs
@@ -26,6 +53,8 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
         Of the anatomical workflow, the mask on the scan's own grid.
     harmonized, native, result, metrics, trace
         Of the harmonization workflow.
+    drawn_brain, drawn_registration, ...
+        The figures' files: ``drawn_`` and each name of :func:`figures_of`.
 
     Outputs
     -------
@@ -39,7 +68,9 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
 
     space = model["Config"]["space"]
     standard = dict(space=space, resolution="1")
-    origin = {"Provenance": provenance(scan, settings, model)}
+    drawn = [f"drawn_{name}" for name in figures_of(settings)]
+    mask_used = not lack_masks(within, settings.derivatives)
+    origin = {"Provenance": _told(provenance(scan, settings, model), mask_used)}
     inputs = pe.Node(
         IdentityInterface(
             [
@@ -54,11 +85,13 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
                 "result",
                 "metrics",
                 "trace",
+                *drawn,
             ]  # fmt: skip
         ),
         name="inputnode",
     )
     workflow = pe.Workflow(name=name)
+    sinks = []
 
     def sink(node_name, source, *, meta=None, **entities):
         node = pe.Node(
@@ -66,7 +99,7 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
             name=node_name,
             mem_gb=step_gb("sink", scan),
         )
-        workflow.connect(inputs, source, node, "in_file")
+        sinks.append((source, node))
         return node
 
     preproc = _sink_anatomical(sink, scan, space, standard, key, origin)
@@ -79,6 +112,7 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
     workflow.connect(inputs, "details", checked, "details")
     workflow.connect(checked, "meta_dict", preproc, "meta_dict")
     if settings.anat_only:
+        _connect_sinks(workflow, inputs, sinks, preproc, drawn)
         return workflow
     columns = {**_dictionary(TRACE[settings.method]), **origin}
     sink("ds_trace", "trace", desc="trace", suffix="metrics", meta=columns)
@@ -91,15 +125,46 @@ def init_outputs_wf(*, scan, settings, model, key, name="outputs_wf"):
             name=f"sidecar_{source}",
             mem_gb=step_gb("sink", scan),
         )
-        account.inputs.trait_set(scan=scan, settings=settings, model=model, space=grid_space)
+        account.inputs.trait_set(
+            scan=scan, settings=settings, model=model, space=grid_space, mask_used=mask_used
+        )
         workflow.connect(inputs, "result", account, "result")
         workflow.connect(inputs, "details", account, "details")
         node = sink(f"ds_{source}", source, desc="harmonized", suffix="T1w", **entities)
         workflow.connect(account, "meta_dict", node, "meta_dict")
     # Its sidecar's key says what the scan was done with; see bh_bids.derivatives.is_done.
     done = {**_dictionary(METRICS), "ProvenanceKey": key, **origin}
-    sink("ds_metrics", "metrics", desc="harmonization", suffix="metrics", meta=done)
+    mark = sink("ds_metrics", "metrics", desc="harmonization", suffix="metrics", meta=done)
+    _connect_sinks(workflow, inputs, sinks, mark, drawn)
     return workflow
+
+
+def _connect_sinks(workflow, inputs, sinks, mark, drawn):
+    """Give the sinks their files, and the one that marks the scan as done after all others."""
+    import nipype.pipeline.engine as pe
+    from nipype.interfaces.utility import Function
+
+    others = [node for _, node in sinks if node is not mark]
+    written = [f"written_{node.name}" for node in others]
+    last = pe.Node(
+        Function(
+            function=_after_all,
+            input_names=["in_file", *written, *drawn],
+            output_names=["out_file"],
+        ),
+        name="sidecar_last",
+        mem_gb=mark.mem_gb,
+    )
+    for source, node in sinks:
+        if node is mark:
+            workflow.connect(inputs, source, last, "in_file")
+            workflow.connect(last, "out_file", mark, "in_file")
+        else:
+            workflow.connect(inputs, source, node, "in_file")
+    for name, node in zip(written, others, strict=True):
+        workflow.connect(node, "out_file", last, name)
+    for name in drawn:
+        workflow.connect(inputs, name, last, name)
 
 
 def _sink_anatomical(sink, scan, space, standard, key, origin):
@@ -158,7 +223,8 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
 
     Outputs
     -------
-    None
+    brain, registration, ...
+        The files that were written, by the names of :func:`figures_of`.
     """
     import nipype.pipeline.engine as pe
     from nipype.interfaces.utility import IdentityInterface
@@ -196,6 +262,7 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
             ]),
         ])  # fmt: skip
         figures += [(after, name, name) for name in (*HARMONIZATION_FIGURES, VIEWER)]
+    outputs = pe.Node(IdentityInterface(list(figures_of(settings))), name="outputnode")
     for node, field, desc in figures:
         sink = pe.Node(
             _sink(scan, settings, datatype="figures", desc=desc, suffix="T1w"),
@@ -203,6 +270,7 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
             mem_gb=step_gb("sink", scan),
         )
         workflow.connect(node, field, sink, "in_file")
+        workflow.connect(sink, "out_file", outputs, desc)
     return workflow
 
 
@@ -227,6 +295,16 @@ def _dictionary(columns):
     return {name: {"Description": text} for name, text in columns.items()}
 
 
+def _told(account, mask_used):
+    """An account of the inputs, without a brain mask that was left out."""
+    return {k: v for k, v in account.items() if mask_used or k != "MaskSHA256"}
+
+
+def _after_all(in_file, **written):
+    """A file, once others are written; runs as a node of its own."""
+    return in_file
+
+
 def _checked_sidecar(details, meta):
     """Sidecar of a preprocessed image with its checks; runs as a node of its own."""
     import json
@@ -237,7 +315,7 @@ def _checked_sidecar(details, meta):
     return {**meta, **anatomical_checks(json.loads(Path(details).read_text()))}
 
 
-def _harmonized_sidecar(result, details, scan, settings, model, space):
+def _harmonized_sidecar(result, details, scan, settings, model, space, mask_used):
     """Sidecar of a harmonized image; runs as a node of its own."""
     import json
     from pathlib import Path
@@ -247,6 +325,8 @@ def _harmonized_sidecar(result, details, scan, settings, model, space):
     where = f"in {space} space" if space else "on the scan's own grid"
     found = json.loads(Path(details).read_text())
     block = harmonization_block(settings, model, json.loads(Path(result).read_text()), found, scan)
+    if not mask_used:
+        block.pop("MaskSHA256", None)
     description = f"Brain harmonized to the target domain of model {model['Name']}, {where}"
     sidecar = image_sidecar(scan, description=description, space=space or None)
     return {**sidecar, **anatomical_checks(found), "Harmonization": block}

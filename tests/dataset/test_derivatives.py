@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from bh_bids.dataset import Scan
-from bh_bids.derivatives import expected_outputs, find_mask, is_done, write_description
+from bh_bids.derivatives import (
+    expected_outputs,
+    find_mask,
+    is_done,
+    masks_left_out,
+    unmark,
+    write_description,
+)
 from bh_bids.provenance import file_sha256, provenance_key
 from bh_bids.settings import Settings
 from bh_bids.sidecars import harmonization_block, intensity_map
@@ -160,6 +167,47 @@ def test_every_single_file_counts(scan, settings, model, finished):
         assert not done(scan, settings, model), name
         path.write_bytes(content)
     assert done(scan, settings, model)
+
+
+@pytest.mark.parametrize("anat_only", [False, True])
+def test_without_its_mark_a_scan_is_done_again(scan, settings, model, anat_only):
+    """Even if all other files of an earlier run stand, and the sidecar alone is written anew."""
+    settings = replace(settings, anat_only=anat_only)
+    key = provenance_key(scan, settings, model)
+    outputs = [settings.output_dir / name for name in expected_outputs(scan, SPACE, settings)]
+    for path in outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    outputs[0].write_text(json.dumps({"ProvenanceKey": key}))
+    assert done(scan, settings, model)
+    unmark(scan, SPACE, settings)
+    unmark(scan, SPACE, settings)
+    assert not done(scan, settings, model)
+    outputs[0].write_text(json.dumps({"ProvenanceKey": key}))
+    assert not done(scan, settings, model), "what the sidecar describes is still to come"
+    left = sorted(p.name for p in outputs if p.exists() and p.suffix in (".gz", ".h5"))
+    assert any("brain_mask" in name for name in left) and any("xfm" in name for name in left)
+
+
+def test_the_harmonization_may_keep_its_mark(scan, settings, model, finished):
+    unmark(scan, SPACE, settings, harmonization=False)
+    folder = settings.output_dir / scan.folder
+    assert (folder / f"{scan.key}_desc-harmonization_metrics.json").is_file()
+    assert not list(folder.glob("*_desc-preproc_T1w.*"))
+
+
+def test_the_scans_that_lack_masks_are_named(scan, tmp_path):
+    second = replace(scan, path=scan.path.with_name("sub-01_ses-A_run-3_T1w.nii.gz"))
+    folders = {"first": tmp_path / "first", "second": tmp_path / "second"}
+    assert masks_left_out([scan, second], {}) == masks_left_out((), folders) == ""
+    said = masks_left_out([scan, second], folders)
+    assert said.startswith("No brain mask") and "first, second (--derivatives)" in said
+    for given, lacking in ((scan, second.path.name), (second, None)):
+        path = folders["second"] / given.folder / f"{given.key}_desc-brain_mask.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mask")
+        said = masks_left_out([scan, second], folders)
+        assert said.endswith(f"without one: {lacking}.") if lacking else said == ""
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"ProvenanceKey": 3}'])

@@ -128,6 +128,68 @@ def test_participants_without_scans_are_not_listed(finished):
     assert not list(root.rglob(".bh-bids-*"))
 
 
+def content_of(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        None,
+        "",
+        "[]",
+        '{"Name": "Mine", "DatasetType": "raw", "GeneratedBy": [{"Name": "dcm2bids"}, 3]}',
+        '{"Name": "Mine", "DatasetType": "raw", "GeneratedBy": 3}',
+        '{"Name": "Ours", "DatasetType": "derivative", "GeneratedBy": [{"Name": "bh-bids"}]}',
+    ],
+)
+@pytest.mark.parametrize("name", ["sub-01/anat/sub-01_T1w.nii.gz", "sub-9/ses-1/anat/a_T1w.nii"])
+def test_a_dataset_of_others_is_never_written_over(finished, tmp_path, description, name):
+    plan, other = finished[3], tmp_path / "other"
+    (other / name).parent.mkdir(parents=True)
+    (other / name).write_bytes(b"measured")
+    if description is not None:
+        (other / "dataset_description.json").write_text(description)
+    before = content_of(other)
+    with pytest.raises(InputError, match="did not write and would replace"):
+        write_raw_like(plan, other)
+    assert content_of(other) == before
+
+
+def test_the_source_is_never_written_over(finished, tmp_path):
+    raw, _, _, plan = finished
+    before = content_of(raw)
+    with pytest.raises(InputError, match="would replace"):
+        write_raw_like(plan, raw)
+    assert content_of(raw) == before
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "sub-01").symlink_to(raw / "sub-01")
+    (raw / "sub-01/anat/sub-01_T1w.json").unlink()
+    (raw / "dataset_description.json").unlink()
+    before = content_of(raw)
+    with pytest.raises(InputError):
+        write_raw_like(plan, tmp_path / "links")
+    (tmp_path / "links" / "dataset_description.json").write_text(
+        '{"DatasetType": "raw", "GeneratedBy": [{"Name": "bh-bids"}]}'
+    )
+    with pytest.raises(InputError, match="source's own scans"):
+        write_raw_like(plan, tmp_path / "links")
+    assert content_of(raw) == before
+
+
+def test_what_a_stopped_run_left_is_written_on(finished, monkeypatch, tmp_path):
+    from bh_bids import rawlike
+
+    plan, root = finished[3], tmp_path / "new"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(rawlike, "_write_participants", lambda *_: 1 / 0)
+        stopped.setattr(rawlike, "_README", None)
+        with pytest.raises((ZeroDivisionError, TypeError)):
+            write_raw_like(plan, root)
+    assert list(root.glob("sub-*/anat/*_T1w.nii.gz"))
+    assert write_raw_like(plan, root) == 2
+
+
 @pytest.mark.parametrize("more", [{"anat_only": True}, {"output_spaces": (SPACE,)}])
 def test_the_layout_needs_images_on_the_scans_grids(tmp_path, more):
     settings = Settings(tmp_path, tmp_path / "out", output_layout="bids", **more)

@@ -1,9 +1,13 @@
 """Folders that would mix input and output, or cannot be written to."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
+from bh_bids.derivatives import check_output
 from bh_bids.errors import InputError
-from bh_bids.runner import check_folders, make_writable
+from bh_bids.runner import check_folders, make_writable, run
 from bh_bids.settings import Settings
 
 
@@ -44,3 +48,59 @@ def test_what_cannot_be_a_folder_is_refused(tmp_path, place):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot be written to \("):
         make_writable(tmp_path / place)
+
+
+@pytest.mark.parametrize("place", ["raw", "raw/results", "link", "link/results", "."])
+def test_a_raw_like_dataset_never_comes_where_the_scans_are(dataset_maker, tmp_path, place):
+    dataset_maker(tmp_path / "raw")
+    (tmp_path / "link").symlink_to("raw")
+    settings = Settings(
+        tmp_path / "raw", tmp_path / place, work_dir=tmp_path / "work", output_layout="bids"
+    )
+    with pytest.raises(InputError, match="lies in the (dataset|output folder)") as error:
+        run(settings)
+    assert "\n" not in str(error.value)
+    assert {p.name for p in tmp_path.rglob("*")} == {
+        *("raw", "link", "README", "dataset_description.json")
+    }
+
+
+@pytest.mark.parametrize("raw", ["raw", "out/sourcedata/raw", "out-2/raw"])
+def test_a_raw_like_dataset_may_hold_its_source_as_bids_has_it(tmp_path, raw):
+    settings = Settings(tmp_path / raw, tmp_path / "out", work_dir=tmp_path / "work")
+    check_folders(replace(settings, output_layout="bids"))
+
+
+def test_the_usual_layout_may_lie_around_the_dataset(tmp_path):
+    check_folders(Settings(tmp_path / "out" / "raw", tmp_path / "out", work_dir=tmp_path / "work"))
+
+
+def test_another_dataset_is_refused_before_the_run(dataset_maker, tmp_path):
+    raw, other = dataset_maker(tmp_path / "raw"), dataset_maker(tmp_path / "other")
+    settings = Settings(raw, other, work_dir=tmp_path / "work", output_layout="bids")
+    with pytest.raises(InputError, match="did not write and would replace"):
+        run(settings)
+
+
+@pytest.mark.parametrize(
+    ("description", "whose"),
+    [
+        ({"DatasetType": "derivative", "GeneratedBy": [{"Name": "fMRIPrep"}]}, "of fMRIPrep"),
+        ({"Name": "study", "DatasetType": "raw"}, "a raw dataset"),
+    ],
+)
+def test_a_dataset_of_another_program_is_no_output_folder(tmp_path, description, whose):
+    path = tmp_path / "out" / "dataset_description.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(description))
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(InputError, match=f"is a.*{whose.removeprefix('a ')}.*another output"):
+        run(Settings(tmp_path / "raw", path.parent, work_dir=tmp_path / "work"))
+    assert json.loads(path.read_text()) == description
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"GeneratedBy": [{"Name": "bh-bids"}, 3]}'])
+def test_an_own_folder_and_one_that_tells_nothing_are_taken(tmp_path, content):
+    (tmp_path / "dataset_description.json").write_text(content)
+    check_output(tmp_path)

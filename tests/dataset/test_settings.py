@@ -1,5 +1,6 @@
 """Settings: to TOML and back, and from the command line."""
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bh_bids.cli.parser import build_parser, parse
+from bh_bids.dataset import read_filter_file
 from bh_bids.errors import InputError
 from bh_bids.settings import Settings, for_participant, new_run_uuid, read_toml
 
@@ -15,6 +17,8 @@ try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
+
+FILTER_VALUES = (None, "mag", "*", 3, 1.5, True, [], ["mag", None], [None, 2], {"a": [None]})
 
 words = st.text(
     st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=12
@@ -82,6 +86,41 @@ def test_wrong_files_are_refused_by_option(tmp_path, text, said):
     with pytest.raises(InputError) as refusal:
         read_toml(path)
     assert said in str(refusal.value) and str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", FILTER_VALUES, ids=str)
+def test_filters_survive_being_written(tmp_path, value):
+    """Also a None in a list, which TOML cannot hold."""
+    (tmp_path / "filter.json").write_text(json.dumps({"t1w": {"part": value}}))
+    filters = read_filter_file(tmp_path / "filter.json")
+    path = tmp_path / "bh-bids.toml"
+    for held in (filters, {"t1w": {"part": value}}):
+        path.write_text(Settings(tmp_path, tmp_path, bids_filters=held).to_toml())
+        assert read_toml(path)["bids_filters"] == filters
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[bids_filters]\nacquisition = 'mprage'",
+        "[bids_filters]\nt1w = 'mprage'",
+        "[bids_filters.bold]\ntask = 'rest'",
+        "bids_filters = []",
+        "bids_filters = 'mprage'",
+    ],
+)
+def test_filters_of_another_look_are_refused(tmp_path, text):
+    path = tmp_path / "bh-bids.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match="must look like bids_filters = {t1w = ") as refusal:
+        read_toml(path)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_run_without_filters_leaves_an_empty_table(tmp_path):
+    path = tmp_path / "bh-bids.toml"
+    path.write_text(Settings(tmp_path, tmp_path).to_toml())
+    assert read_toml(path)["bids_filters"] == {}
 
 
 def test_missing_and_binary_files_are_refused(tmp_path):

@@ -322,6 +322,80 @@ def test_each_scan_gets_its_own_of_a_shared_map(build, settings, scans):
     assert taken == {(k, field) for k in range(len(own)) for field in ("harmonized", "result")}
 
 
+@pytest.mark.parametrize("longitudinal", [False, True])
+@pytest.mark.parametrize(("anat_only", "mark"), [(False, "ds_metrics"), (True, "ds_preproc")])
+def test_what_marks_a_scan_as_done_is_written_last(
+    build, settings, scans, anat_only, mark, longitudinal
+):
+    import networkx as nx
+
+    asked = replace(settings, anat_only=anat_only, longitudinal=longitudinal)
+    graph = build(asked)._create_flat_graph()
+    for scan in scans:
+        part = f".{scan.key.replace('-', '_')}_scan_wf."
+        sinks = {n.name: n for n in graph if part in n.fullname and n.name.startswith("ds_")}
+        before = {node.name for node in nx.ancestors(graph, sinks[mark]) if part in node.fullname}
+        assert sinks.keys() - before == {mark}
+
+
+@pytest.mark.parametrize("anat_only", [False, True])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("lacking", [0, 1, 3])
+def test_masks_that_a_common_template_leaves_out_are_told(
+    build, settings, scans, tmp_path, lacking, shared, anat_only
+):
+    own = [scan for scan in scans if scan.participant == "01"]
+    if not shared:
+        own = [replace(s, metadata={"ManufacturersModelName": s.key}) for s in own]
+    for scan in own[lacking:]:
+        mask = tmp_path / "masks" / scan.folder / f"{scan.key}_desc-brain_mask.nii.gz"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        mask.write_bytes(b"mask")
+    given = {"masks": tmp_path / "masks"}
+    asked = replace(settings, longitudinal=True, derivatives=given, anat_only=anat_only)
+    workflow = build(asked, own)
+    template, brain = (
+        workflow.get_node(next(n for n in workflow.list_node_names() if n.endswith(name)))
+        for name in ("longitudinal_wf.within_template", "longitudinal_wf.brain_mask")
+    )
+    names = ", ".join(scan.path.name for scan in own[:lacking])
+    said = brain.inputs.warnings
+    if lacking == 0:
+        assert not isinstance(said, list) and len(template.inputs.masks) == 3
+    else:
+        assert not isinstance(template.inputs.masks, list) or not template.inputs.masks
+        (sentence,) = said
+        assert "masks (--derivatives)" in sentence
+        assert lacking == 3 or sentence.endswith(f"without one: {names}.")
+    for scan in own:
+        nodes = nodes_of(workflow, scan.key)
+        account = nodes["ds_mask"].inputs.meta_dict["Provenance"]
+        assert account["InputSHA256"] and ("MaskSHA256" in account) == (lacking == 0)
+        assert "--derivatives masks=PATH" in account["CommandLine"]
+        if not anat_only:
+            for name in ("sidecar_harmonized", "sidecar_native"):
+                assert nodes[name].inputs.mask_used is (lacking == 0)
+
+
+def test_the_sidecar_of_the_result_leaves_an_unused_mask_out(monkeypatch, tmp_path):
+    from bh_bids.workflows import outputs
+
+    from bh_bids import sidecars
+
+    for name, value in (
+        ("harmonization_block", {"InputSHA256": "a", "MaskSHA256": "b"}),
+        ("anatomical_checks", {}),
+        ("image_sidecar", {}),
+    ):
+        monkeypatch.setattr(sidecars, name, lambda *_, value=value, **__: dict(value))
+    path = tmp_path / "a.json"
+    path.write_text("{}")
+    for used in (True, False):
+        told = outputs._harmonized_sidecar(path, path, None, None, {"Name": "a"}, "", used)
+        assert ("MaskSHA256" in told["Harmonization"]) is used
+        assert told["Harmonization"]["InputSHA256"] == "a"
+
+
 def test_each_scan_takes_its_own_transform_to_the_template(build, settings, scans):
     workflow = build(replace(settings, longitudinal=True))
     for participant in {scan.participant for scan in scans}:

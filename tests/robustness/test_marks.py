@@ -1,0 +1,113 @@
+"""What marks scans as done: never there while files of two runs may be mixed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bh_bids import engine, runner
+from bh_bids.derivatives import expected_outputs, is_done
+from bh_bids.settings import Settings
+
+SPACE = "MNI152NLin2009aSym"
+
+
+@pytest.fixture
+def settings(small_dataset, small_model, tmp_path):
+    return Settings(
+        small_dataset, tmp_path / "out", work_dir=tmp_path / "work", model=str(small_model),
+        device="cpu", nprocs=1, run_uuid="20260101-000000_test",
+    )  # fmt: skip
+
+
+def finish(plan):
+    """All results of a plan's scans, as if its run had just ended."""
+    for scan in plan.scans:
+        for name in expected_outputs(scan, SPACE, plan.settings):
+            path = plan.settings.output_dir / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+            if path.suffix == ".json":
+                path.write_text(json.dumps({"ProvenanceKey": plan.keys[scan.key]}))
+
+
+def done(plan):
+    return [is_done(s, SPACE, plan.settings, plan.keys[s.key]) for s in plan.scans]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"random_seed": 1},
+        {"anat_only": True, "random_seed": 1},
+        {"anat_only": True, "sloppy": True},
+    ],
+)
+def test_a_run_that_is_killed_leaves_nothing_that_counts_as_done(settings, monkeypatch, changes):
+    first = runner.make_plan(settings)
+    finish(first)
+    assert all(done(first)) and not runner.make_plan(settings).todo
+    second = runner.make_plan(replace(settings, **changes))
+    assert len(second.todo) == 2
+
+    class Killed(BaseException):
+        pass
+
+    def run_workflow(workflow, settings, names):
+        assert not any(done(first) + done(second))
+        finish(replace(second, scans=second.scans[:1]))
+        raise Killed
+
+    monkeypatch.setattr(engine, "run_workflow", run_workflow)
+    with pytest.raises(Killed):
+        runner._execute(second)
+    assert done(first) == [False, False]
+    assert done(second) == [True, False]
+
+
+def test_the_anatomy_alone_with_the_same_options_keeps_the_harmonization(settings, monkeypatch):
+    first = runner.make_plan(settings)
+    finish(first)
+    second = runner.make_plan(replace(settings, anat_only=True))
+    assert len(second.todo) == 2
+
+    def run_workflow(workflow, settings, names):
+        assert not any(done(first) + done(second)), "the anatomy is not whole now"
+        finish(second)
+        return True
+
+    monkeypatch.setattr(engine, "run_workflow", run_workflow)
+    runner._execute(second)
+    assert all(done(first) + done(second))
+
+
+def test_what_is_done_or_left_to_another_run_keeps_its_mark(settings, monkeypatch):
+    from bh_bids.locks import lock_participants
+
+    first = runner.make_plan(settings)
+    finish(first)
+    held, _ = lock_participants(settings.work_dir, ["01"])
+    monkeypatch.setattr(engine, "run_workflow", lambda *_: False)
+    runner._execute(runner.make_plan(replace(settings, random_seed=1)))
+    assert done(first) == [True, False]
+    for lock in held:
+        lock.close()
+
+
+def test_a_step_that_crashes_leaves_the_scan_undone(small_dataset, small_model, tmp_path, run_here):
+    options = ("--sloppy", "--participant-label", "01")
+    figures = tmp_path / "out" / "sub-01" / "figures"
+    figures.parent.mkdir(parents=True)
+    figures.write_text("no folder: no figure can be written")
+    code, _, err = run_here(small_dataset, tmp_path, small_model, *options)
+    figures.unlink()
+    assert code == 1 and "1 of 1 scans have no results" in err
+    anat = tmp_path / "out" / "sub-01" / "anat"
+    assert (anat / "sub-01_desc-harmonized_T1w.nii.gz").is_file()
+    assert not list(anat.glob("*_desc-harmonization_metrics.*"))
+    code, _, err = run_here(small_dataset, tmp_path, small_model, *options)
+    assert code == 0, err
+    mark = anat / "sub-01_desc-harmonization_metrics.json"
+    others = [p for p in (tmp_path / "out/sub-01").rglob("sub-01_*") if p.parent.name != "log"]
+    others = [p for p in others if not p.name.startswith("sub-01_desc-harmonization_metrics")]
+    assert max(p.stat().st_mtime_ns for p in others if p.is_file()) <= mark.stat().st_mtime_ns
