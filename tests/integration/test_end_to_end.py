@@ -174,7 +174,7 @@ def test_sidecar_and_table_account_for_the_result(finished, dataset, small_model
     assert block["IntensityScale"]["TargetScale"] == 700
     assert block["BrainExtraction"]["Method"].startswith("none")
     assert block["Method"] == "map" and set(block["Decisions"]) == {
-        *("Bias", "Contrast", "Coverage", "Noise", "Resolution")
+        *("Bias", "Contrast", "Coverage", "Noise", "Resolution", "Tissue")
     }
     constants = (small_model / "calibration.safetensors").read_bytes()
     assert block["CalibrationSHA256"] == sha256(constants).hexdigest()
