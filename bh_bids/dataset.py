@@ -1,6 +1,5 @@
 """What to read from a BIDS dataset: the T1w scans that were asked for, and their metadata."""
 
-import json
 import re
 import sqlite3
 import sys
@@ -10,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from .errors import InputError
+from .filters import has_entity, has_fields, query_values
+from .jsonfiles import read_json
 
 SCANNER_FIELDS = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength")
 _NOT_SCANS = ("code", "derivatives", "models", "sourcedata", "stimuli")
@@ -25,7 +26,6 @@ _NAME = re.compile(
 # A magnitude is what has T1w contrast.
 _NOT_MAGNITUDE = ("phase", "real", "imag")
 _INDEX = "layout_index.sqlite"  # pybids' name
-_ABSENT, _ANY = "Query.NONE", "Query.ANY"
 
 
 @dataclass(frozen=True)
@@ -102,28 +102,6 @@ def check_dataset(bids_dir):
         raise InputError(f"{description} lacks {' and '.join(missing)}, which BIDS requires.")
 
 
-def read_json(path):
-    """Content of a JSON file, with or without a byte order mark.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    object
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be read, or is no JSON that one can hold in memory.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
 def _has(content, name):
     return isinstance(content, dict) and isinstance(content.get(name), str)
 
@@ -176,7 +154,7 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
         names = _magnitudes(names)
     sidecars = cache(_sidecars_of)
     scans = [_scan(name, bids_dir, sidecars) for name in names]
-    scans = [scan for scan in scans if _has_fields(scan.metadata, fields)]
+    scans = [scan for scan in scans if has_fields(scan.metadata, fields)]
     if not scans:
         what = ", ".join(f"sub-{label}" for label in participants) or "any participant"
         raise InputError(
@@ -206,7 +184,7 @@ def _query(layout, bids_dir, entities, labels):
     own = {"datatype": "anat"} | entities | labels
     own = {name: own[name] for name in own.keys() & known.keys() - {"suffix", "extension"}}
     query = dict(suffix="T1w", extension=[".nii", ".nii.gz"], scope="raw")
-    query |= _query_values({name: entities[name] for name in entities.keys() - own.keys()})
+    query |= query_values({name: entities[name] for name in entities.keys() - own.keys()})
     # Labels are whole ones, whatever a filter says of its own values.
     regex = entities.keys() - labels.keys() if query.get("regex_search") else ()
     files = layout.get(**query)
@@ -214,40 +192,8 @@ def _query(layout, bids_dir, entities, labels):
     return [
         name
         for name in names
-        if all(_has_entity(name, known[key], value, key in regex) for key, value in own.items())
+        if all(has_entity(name, known[key], value, key in regex) for key, value in own.items())
     ]
-
-
-def _has_entity(name, entity, wanted, regex):
-    """Whether a file's name has a wanted value of a pybids entity; no values wanted is any."""
-    match = entity.regex.search(f"/{name}")
-    found = None if match is None else _typed(entity, match[1])
-    values = wanted if isinstance(wanted, (list, tuple)) else [wanted]
-    values = [value if _is_special(value) else _typed(entity, value) for value in values]
-    return not values or any(_is_wanted(found, value, regex) for value in values)
-
-
-def _typed(entity, value):
-    """A value in an entity's type, ``run-01`` as 1; as it is if it cannot be of that type."""
-    try:
-        return entity.dtype(value)
-    except (TypeError, ValueError):
-        return value
-
-
-def _is_special(value):
-    return value is None or value in (_ABSENT, _ANY, "*")
-
-
-def _is_wanted(found, value, regex=False):
-    """Whether something found, or not found (None), is what one value of a filter asks for."""
-    if value in (None, _ABSENT):
-        return found is None
-    if found is None or value in ("*", _ANY):
-        return found is not None
-    if regex:
-        return re.search(str(value), str(found), re.IGNORECASE) is not None
-    return found == value
 
 
 def _well_named(names):
@@ -386,98 +332,3 @@ def _layout(bids_dir, participants, database_dir):
         )
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{bids_dir} cannot be indexed: {error}.") from None
-
-
-def read_filter_file(path):
-    """Read a BIDS filter file.
-
-    Parameters
-    ----------
-    path : path-like
-        JSON such as ``{"t1w": {"acquisition": "mprage", "session": null}}``; ``null`` selects
-        files without the entity, ``"*"`` any value.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    InputError
-    """
-    try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"The BIDS filter file {path} is not readable JSON: {reason}.") from None
-    return checked_filters(
-        content,
-        f'The BIDS filter file {path} must look like {{"t1w": {{"acquisition": "mprage"}}}}.',
-    )
-
-
-def checked_filters(content, sentence):
-    """BIDS filters of T1w scans as the settings hold them, wherever they were read.
-
-    Parameters
-    ----------
-    content : object
-        ``{"t1w": {...}}``; filters of other images are left out.
-    sentence : str
-        What to say where it looks otherwise.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    InputError
-    """
-    if not isinstance(content, dict) or not isinstance(content.get("t1w"), dict):
-        raise InputError(sentence)
-    return {"t1w": spell_none(content["t1w"])}
-
-
-def spell_none(value):
-    """The same with the string ``Query.NONE`` for None at any depth, as TOML can hold it.
-
-    Parameters
-    ----------
-    value : object
-        Of JSON: dictionaries, sequences, strings, numbers, None.
-
-    Returns
-    -------
-    object
-    """
-    if isinstance(value, dict):
-        return {key: spell_none(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [spell_none(item) for item in value]
-    return _ABSENT if value is None else value
-
-
-def _has_fields(metadata, fields):
-    """Whether fields of sidecars have a value that is wanted: one, one of several, none, any."""
-
-    def has(name, wanted):
-        found = metadata.get(name)
-        values = wanted if isinstance(wanted, (list, tuple)) else [wanted]
-        return found == wanted or any(_is_wanted(found, value) for value in values)
-
-    return all(has(name, wanted) for name, wanted in fields.items())
-
-
-def _query_values(entities):
-    """pybids' own values for "absent" and "any", which neither JSON nor TOML can hold."""
-    from bids.layout import Query
-
-    special = {_ABSENT: Query.NONE, _ANY: Query.ANY, "*": Query.ANY}
-
-    def own(value):
-        if isinstance(value, (list, tuple)):
-            return [own(item) for item in value]
-        return special.get(value, value) if isinstance(value, str) else value
-
-    return {name: own(value) for name, value in entities.items()}

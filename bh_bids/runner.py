@@ -6,9 +6,10 @@ import tempfile
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from .dataset import Scan, check_dataset, find_scans, read_json
+from .dataset import Scan, check_dataset, find_scans
 from .derivatives import check_output, is_done, masks_left_out, unmark, write_description
 from .errors import InputError, ModelError
+from .jsonfiles import read_json
 from .locks import lock_participants
 from .outcome import EX_FAILED, EX_OK, write_reports
 from .provenance import provenance_key

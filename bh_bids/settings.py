@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from .dataset import checked_filters, spell_none
 from .errors import InputError
+from .filters import checked_filters, spell_none
 
 # Known here, too, so that the command line need not import what computes.
 METHODS = ("map", "paper")

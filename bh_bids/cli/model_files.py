@@ -1,9 +1,7 @@
 """Sub-commands of bh-model that exchange models: import, calibrate, export."""
 
-import json
 import os
 import sys
-from pathlib import Path
 
 from .arguments import add_command, add_description, target_domain
 
@@ -126,12 +124,13 @@ def _import(options):
 
 def _read_config(path):
     from ..errors import InputError
+    from ..jsonfiles import read_json
 
     try:
-        given = json.loads(Path(path).read_text(encoding="utf-8"))
+        given = read_json(path)
     except OSError as error:
         raise InputError(f"The configuration {path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"The configuration {path} is not valid JSON: {error}.") from None
     # A whole model.json serves as well.
     if isinstance(given, dict) and "Config" in given:

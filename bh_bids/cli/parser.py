@@ -237,7 +237,7 @@ def parse(argv=None):
 
 def _converted(given, parser):
     """Options in the types of the settings."""
-    from ..dataset import read_filter_file
+    from ..filters import read_filter_file
 
     if "mem_mb" in given:
         given["mem_gb"] = given.pop("mem_mb") / 1024

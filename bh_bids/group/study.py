@@ -1,11 +1,11 @@
 """What the derivatives folder holds of a study: scans, their metrics, and who has none."""
 
 import csv
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
+from ..jsonfiles import read_json
 from ..reports.collect import entities, natural, scan_key
 
 DEFAULT_SPACE = "MNI152NLin2009aSym"
@@ -169,7 +169,7 @@ def _sidecar(image, problems):
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         problems.append(f"{path.name} could not be read: {error}")
         return {}
@@ -198,7 +198,7 @@ def raw_metadata(bids_dir, folder, names):
         fitting = [p for p in level.glob("*T1w.json") if _applies(p, names)]
         for path in sorted(fitting, key=lambda p: (len(entities(p.name)), p.name)):
             try:
-                content = json.loads(path.read_text(encoding="utf-8-sig"))
+                content = read_json(path)
             except (OSError, ValueError):
                 continue
             found.update(content if isinstance(content, dict) else {})

@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from bh_bids.dataset import check_dataset, checked_filters, find_scans, read_filter_file
+from bh_bids.dataset import check_dataset, find_scans
 from bh_bids.errors import InputError
+from bh_bids.filters import checked_filters, read_filter_file
 
 SCANS = (
     "sub-01/ses-A/anat/sub-01_ses-A_acq-mprage_run-01_T1w.nii.gz",

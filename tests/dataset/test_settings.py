@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bh_bids.cli.parser import build_parser, parse
-from bh_bids.dataset import read_filter_file
 from bh_bids.errors import InputError
+from bh_bids.filters import read_filter_file
 from bh_bids.settings import Settings, for_participant, new_run_uuid, read_toml
 
 try:

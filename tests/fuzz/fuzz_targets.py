@@ -121,10 +121,10 @@ def dataset(content, folder):
 
 
 def bids_filter(content, folder):
-    from bh_bids.dataset import _query_values, read_filter_file
+    from bh_bids.filters import query_values, read_filter_file
 
     (folder / "f.json").write_bytes(content)
-    _query_values(read_filter_file(folder / "f.json")["t1w"])
+    query_values(read_filter_file(folder / "f.json")["t1w"])
 
 
 def configuration(content, folder):

@@ -91,3 +91,9 @@ def test_sidecars_are_inherited_and_nearer_ones_win(tmp_path):
         path.write_text(json.dumps(content) if content.get("d") is None else "{")
     found = raw_metadata(tmp_path, folder, {"sub": "01", "ses": "A", "acq": "x"})
     assert found == {"a": 1, "b": 2, "c": 3}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000])
+def test_a_sidecar_that_cannot_be_used_is_left_out(tmp_path, content):
+    (tmp_path / "T1w.json").write_text(content)
+    assert raw_metadata(tmp_path, tmp_path, {"sub": "01"}) == {}
