@@ -40,7 +40,7 @@ def find_precomputed(scan, folders, *endings):
     for folder in folders.values():
         for ending in endings:
             path = Path(folder) / scan.folder / f"{scan.key}_{ending}"
-            if path.is_file():
+            if path.is_file() or path.is_symlink():  # content that is not there is told later
                 return path
     return None
 
@@ -202,7 +202,8 @@ def unmark(scan, space, settings, harmonization=True):
     """Remove what marks a scan as done, sidecars with provenance keys and what they describe.
 
     Files of a run that is stopped half-way and those of an earlier one must not count as results of
-    either.
+    either: figures are removed, too, and in a full run harmonized images in spaces that it does not
+    write. Those that it writes stay until they are replaced; without the mark they do not count.
 
     Parameters
     ----------
@@ -217,6 +218,15 @@ def unmark(scan, space, settings, harmonization=True):
         outputs = expected_outputs(scan, space, replace(settings, anat_only=anat_only))
         for name in outputs[:2]:
             (settings.output_dir / name).unlink(missing_ok=True)
+    written = expected_outputs(scan, space, settings)
+    every = expected_outputs(scan, space, replace(settings, output_spaces=("T1w", space)))
+    for name in every:
+        path = settings.output_dir / name
+        if name.parent.name == "figures":
+            path.unlink(missing_ok=True)
+        elif name not in written:
+            path.with_name(path.name.replace(".nii.gz", ".json")).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def is_complete(scan, space, settings):
@@ -269,10 +279,14 @@ def check_output(output_dir):
         found = json.loads((output_dir / "dataset_description.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    raw = isinstance(found, dict) and found.get("DatasetType") == "raw"
-    others = [name for name in makers(found) if name != "bh-bids"]
-    if raw or (others and "bh-bids" not in makers(found)):
-        what = "a raw dataset" if raw else f"a dataset of {others[0]}"
+    if not isinstance(found, dict) or not found:
+        return
+    kind, names = found.get("DatasetType"), makers(found)
+    if kind == "raw" or "bh-bids" not in names:
+        # Without a type a dataset is raw; older derivatives tell their program in another field.
+        older = isinstance(found.get("PipelineDescription"), dict)
+        raw = kind == "raw" or not (kind or names or older)
+        what = "a raw dataset" if raw else f"a dataset of {(*names, 'another program')[0]}"
         raise InputError(
             f"{output_dir} is {what}, whose description would be replaced: give another output "
             "folder, such as one of its own beside it."

@@ -26,16 +26,15 @@ def write_reports(plan, pages=True, ran=True):
     """
     from .reports.assemble import write_participant_report
     from .reports.boilerplate import write_citations
-    from .reports.collect import collect
+    from .reports.collect import collect, study_sidecars
 
     settings = plan.settings
     output = settings.output_dir
-    failed, sidecars, pages_written = False, [], []
+    failed, pages_written = False, []
     for participant in sorted({scan.participant for scan in plan.scans}):
         scans = [scan for scan in plan.scans if scan.participant == participant]
         names = [scan.path.name for scan in scans]
         findings = collect(output, participant, run_uuid=settings.run_uuid, scans=names)
-        sidecars += [scan.sidecar for scan in findings.scans if scan.sidecar]
         for crash in findings.crashes:
             said = f"sub-{participant} failed: {crash.sentence} {crash.advice}"
             print(said.rstrip(), file=sys.stderr)
@@ -54,7 +53,8 @@ def write_reports(plan, pages=True, ran=True):
         except OSError as error:
             failed = True
             print(f"sub-{participant}: the report cannot be written: {error}", file=sys.stderr)
-    write_citations(output, sidecars)
+    # Of all participants: others may have been done by other runs.
+    write_citations(output, study_sidecars(output))
     space = plan.model["Config"]["space"]
     done = {s.key for s in plan.scans if is_done(s, space, settings, plan.keys[s.key])}
     old = [s for s in plan.scans if s.key not in done and is_complete(s, space, settings)]

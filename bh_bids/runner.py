@@ -74,10 +74,15 @@ def run(settings, action=None):
     if settings.analysis_level == "group":
         from .group.run import run_group
 
+        check_output(settings.output_dir)
+        # The derivatives may be given as the dataset: what is told of participants lies there.
+        if settings.bids_dir.resolve() != settings.output_dir.resolve():
+            _refuse_inside(settings, "work", settings.work_dir)
         if action == "dry_run":
             return run_group(settings, dry=True)
-        make_writable(settings.output_dir)
-        make_writable(settings.work_dir)
+        if settings.output_dir.is_dir():  # without results there is nothing to be made
+            make_writable(settings.output_dir)
+            make_writable(settings.work_dir)
         return run_group(settings)
     check_folders(settings)
     check_output(settings.output_dir)
@@ -108,15 +113,9 @@ def check_folders(settings):
     ------
     InputError
     """
-    raw = settings.bids_dir.resolve()
     for name, folder in (("output", settings.output_dir), ("work", settings.work_dir)):
-        inside = folder.resolve()
-        derivatives = raw / "derivatives"
-        if inside == raw or (raw in inside.parents and derivatives not in inside.parents):
-            raise InputError(
-                f"The {name} folder {folder} lies in the dataset {settings.bids_dir}: give a "
-                f"folder outside it or under {settings.bids_dir}/derivatives/."
-            )
+        _refuse_inside(settings, name, folder)
+    raw = settings.bids_dir.resolve()
     root = settings.output_dir.resolve()
     if settings.output_layout == "bids" and root in raw.parents:
         # A dataset's own sources are kept there, by BIDS' rules.
@@ -125,6 +124,17 @@ def check_folders(settings):
                 f"The dataset {settings.bids_dir} lies in the output folder {settings.output_dir}: "
                 "give --output-layout bids a folder that does not hold the dataset."
             )
+
+
+def _refuse_inside(settings, name, folder):
+    """Refuse a folder in the dataset, but for its derivatives'."""
+    raw, inside = settings.bids_dir.resolve(), folder.resolve()
+    derivatives = raw / "derivatives"
+    if inside == raw or (raw in inside.parents and derivatives not in inside.parents):
+        raise InputError(
+            f"The {name} folder {folder} lies in the dataset {settings.bids_dir}: give a "
+            f"folder outside it or under {settings.bids_dir}/derivatives/."
+        )
 
 
 def make_writable(folder):

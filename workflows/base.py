@@ -1,6 +1,12 @@
 """The whole run: participants, and each participant's scans."""
 
+import hashlib
+import json
 from pathlib import Path
+
+from bh_bids.provenance import software_versions
+
+_ALL = "bh_bids_wf"
 
 
 def init_bh_bids_wf(*, settings, scans, model, keys):
@@ -29,8 +35,8 @@ def init_bh_bids_wf(*, settings, scans, model, keys):
     """
     from .once import RunOnceWorkflow
 
-    workflow = RunOnceWorkflow(name="bh_bids_wf")
-    workflow.base_dir = str(settings.work_dir)
+    workflow = RunOnceWorkflow(name=_ALL)
+    workflow.base_dir = str(_software_folder(settings))
     execution = {
         "crashfile_format": "txt",
         "stop_on_first_crash": settings.stop_on_first_crash,
@@ -103,7 +109,13 @@ def common_work_folders(settings, participant):
 
 
 def _participant_work_folder(settings, participant):
-    return Path(settings.work_dir) / "bh_bids_wf" / f"sub_{_name(participant)}_wf"
+    return _software_folder(settings) / _ALL / f"sub_{_name(participant)}_wf"
+
+
+def _software_folder(settings):
+    """Folder of what this software makes: nipype would take another version's steps as done."""
+    versions = json.dumps(software_versions(), sort_keys=True)
+    return Path(settings.work_dir) / f"software_{hashlib.sha256(versions.encode()).hexdigest()[:8]}"
 
 
 def init_single_participant_wf(*, participant, settings, scans, model, keys):
@@ -326,7 +338,7 @@ def _add_results(workflow, scan, settings, model, key, within, shared=False):
     from bh_bids.memory import step_gb
 
     from .harmonization import init_harmonization_wf
-    from .outputs import figures_of, init_figures_wf, init_outputs_wf
+    from .outputs import init_figures_wf, init_outputs_wf
 
     common = dict(scan=scan, settings=settings, model=model)
     outputs = init_outputs_wf(**common, key=key, within=within)
@@ -337,8 +349,7 @@ def _add_results(workflow, scan, settings, model, key, within, shared=False):
         mem_gb=step_gb("native_mask", scan),
     )
     workflow.connect(native_mask, "out_file", outputs, "inputnode.mask")
-    for name in figures_of(settings):
-        workflow.connect(figures, f"outputnode.{name}", outputs, f"inputnode.drawn_{name}")
+    workflow.add_nodes([figures])
     if settings.anat_only:
         return
     harmonization = init_harmonization_wf(**common, shared=shared)

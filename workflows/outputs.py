@@ -1,7 +1,6 @@
 """All that is written to the output folder by the workflows."""
 
 from bh_bids.derivatives import (
-    ANATOMICAL_FIGURES,
     HARMONIZATION_FIGURES,
     RESOLUTION,
     VIEWER,
@@ -10,27 +9,13 @@ from bh_bids.derivatives import (
 from bh_bids.sidecars import image_sidecar, provenance
 
 
-def figures_of(settings):
-    """Names of the figures that are drawn of a scan.
-
-    Parameters
-    ----------
-    settings : bh_bids.settings.Settings
-
-    Returns
-    -------
-    tuple of str
-    """
-    return ANATOMICAL_FIGURES + (() if settings.anat_only else (*HARMONIZATION_FIGURES, VIEWER))
-
-
 def init_outputs_wf(*, scan, settings, model, key, within=(), name="outputs_wf"):
     """Write one scan's derivatives, the sidecar that marks it as done last.
 
     That sidecar is the metrics' or, with ``--anat-only``, the preprocessed scan's. Its sink waits
-    for all others, those of the figures too, and is left out if one of them fails. What marks a
-    scan as done from an earlier run is removed before the workflow runs, by
-    :func:`bh_bids.derivatives.unmark`.
+    for all others and is left out if one of them fails. The figures are not waited for: a scan
+    without one of them has its results, and is not done. What marks a scan as done from an earlier
+    run is removed before the workflow runs, by :func:`bh_bids.derivatives.unmark`.
 
     Workflow Graph
         sidecars → sinks of images, transforms, tables → sink of the mark
@@ -53,8 +38,6 @@ def init_outputs_wf(*, scan, settings, model, key, within=(), name="outputs_wf")
         Of the anatomical workflow, the mask on the scan's own grid.
     harmonized, native, result, metrics, trace
         Of the harmonization workflow.
-    drawn_brain, drawn_registration, ...
-        The figures' files: ``drawn_`` and each name of :func:`figures_of`.
 
     Outputs
     -------
@@ -68,7 +51,6 @@ def init_outputs_wf(*, scan, settings, model, key, within=(), name="outputs_wf")
 
     space = model["Config"]["space"]
     standard = dict(space=space, resolution="1")
-    drawn = [f"drawn_{name}" for name in figures_of(settings)]
     mask_used = not lack_masks(within, settings.derivatives)
     origin = {"Provenance": _told(provenance(scan, settings, model), mask_used)}
     inputs = pe.Node(
@@ -85,8 +67,7 @@ def init_outputs_wf(*, scan, settings, model, key, within=(), name="outputs_wf")
                 "result",
                 "metrics",
                 "trace",
-                *drawn,
-            ]  # fmt: skip
+            ]
         ),
         name="inputnode",
     )
@@ -112,7 +93,7 @@ def init_outputs_wf(*, scan, settings, model, key, within=(), name="outputs_wf")
     workflow.connect(inputs, "details", checked, "details")
     workflow.connect(checked, "meta_dict", preproc, "meta_dict")
     if settings.anat_only:
-        _connect_sinks(workflow, inputs, sinks, preproc, drawn)
+        _connect_sinks(workflow, inputs, sinks, preproc)
         return workflow
     columns = {**_dictionary(TRACE[settings.method]), **origin}
     sink("ds_trace", "trace", desc="trace", suffix="metrics", meta=columns)
@@ -135,11 +116,11 @@ def init_outputs_wf(*, scan, settings, model, key, within=(), name="outputs_wf")
     # Its sidecar's key says what the scan was done with; see bh_bids.derivatives.is_done.
     done = {**_dictionary(METRICS), "ProvenanceKey": key, **origin}
     mark = sink("ds_metrics", "metrics", desc="harmonization", suffix="metrics", meta=done)
-    _connect_sinks(workflow, inputs, sinks, mark, drawn)
+    _connect_sinks(workflow, inputs, sinks, mark)
     return workflow
 
 
-def _connect_sinks(workflow, inputs, sinks, mark, drawn):
+def _connect_sinks(workflow, inputs, sinks, mark):
     """Give the sinks their files, and the one that marks the scan as done after all others."""
     import nipype.pipeline.engine as pe
     from nipype.interfaces.utility import Function
@@ -149,7 +130,7 @@ def _connect_sinks(workflow, inputs, sinks, mark, drawn):
     last = pe.Node(
         Function(
             function=_after_all,
-            input_names=["in_file", *written, *drawn],
+            input_names=["in_file", *written],
             output_names=["out_file"],
         ),
         name="sidecar_last",
@@ -163,8 +144,6 @@ def _connect_sinks(workflow, inputs, sinks, mark, drawn):
             workflow.connect(inputs, source, node, "in_file")
     for name, node in zip(written, others, strict=True):
         workflow.connect(node, "out_file", last, name)
-    for name in drawn:
-        workflow.connect(inputs, name, last, name)
 
 
 def _sink_anatomical(sink, scan, space, standard, key, origin):
@@ -223,8 +202,7 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
 
     Outputs
     -------
-    brain, registration, ...
-        The files that were written, by the names of :func:`figures_of`.
+    None
     """
     import nipype.pipeline.engine as pe
     from nipype.interfaces.utility import IdentityInterface
@@ -262,7 +240,6 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
             ]),
         ])  # fmt: skip
         figures += [(after, name, name) for name in (*HARMONIZATION_FIGURES, VIEWER)]
-    outputs = pe.Node(IdentityInterface(list(figures_of(settings))), name="outputnode")
     for node, field, desc in figures:
         sink = pe.Node(
             _sink(scan, settings, datatype="figures", desc=desc, suffix="T1w"),
@@ -270,7 +247,6 @@ def init_figures_wf(*, scan, settings, model, name="figures_wf"):
             mem_gb=step_gb("sink", scan),
         )
         workflow.connect(node, field, sink, "in_file")
-        workflow.connect(sink, "out_file", outputs, desc)
     return workflow
 
 

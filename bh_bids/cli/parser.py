@@ -9,6 +9,8 @@ from ..errors import InputError
 from ..settings import COMPARATORS, LAYOUTS, METHODS, Settings, read_toml
 from .arguments import DIRECTORY, FILE, Parser, add_completion, completed
 
+# ITK's seeds are integers of 32 bits with a sign, and one is added.
+LARGEST_SEED = 2**31 - 2
 DESCRIPTION = """\
 Harmonize T1-weighted MR images blindly: bring scans of any scanner to look as if a target
 scanner had made them, with a model that was trained on the target's scans alone."""
@@ -111,7 +113,7 @@ def _add_harmonization(group):
         "raw-like dataset of harmonized scans, which other BIDS Apps take as their input, and the "
         "derivatives lie in OUTPUT_DIR/derivatives/bh-bids")  # fmt: skip
     add("--random-seed", "--random_seed", type=int, metavar="N",
-        help="seed of everything random (default: 0)")  # fmt: skip
+        help="seed of everything random, up to 2147483646 (default: 0)")  # fmt: skip
 
 
 def _add_anatomy(group):
@@ -291,8 +293,8 @@ def _check(settings, parser):
         parser.error("--mem-gb must be positive")
     if settings.folds < 2:
         parser.error("--folds must be at least 2")
-    if settings.random_seed < 0:
-        parser.error("--random-seed must not be negative")
+    if not 0 <= settings.random_seed <= LARGEST_SEED:
+        parser.error(f"--random-seed must be from 0 to {LARGEST_SEED}")
     choices = {"analysis_level": ("participant", "group"), "method": METHODS,
                "output_layout": LAYOUTS,
                "skull_strip_t1w": ("auto", "skip", "force")}  # fmt: skip

@@ -148,7 +148,7 @@ def _records(folder, bids_dir, space, problems):
             continue
         harmonized = path.with_name(path.name.replace("desc-preproc", "desc-harmonized"))
         entry.update(preproc=path, mask=mask)
-        if harmonized.is_file():
+        if harmonized.is_file() and "metrics" in entry:
             entry["harmonized"] = harmonized
         described = path if "harmonized" not in entry else harmonized
         entry["sidecar"] = _sidecar(described, problems)

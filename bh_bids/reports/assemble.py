@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from ..errors import InputError
 from .boilerplate import describe_domain, methods_html, methods_text
-from .collect import FIGURES, collect, guards_of, verdict
+from .collect import FIGURES, collect, guards_of, scan_key, verdict
 from .decisions import decision_rows
 from .metrics import (
     DECIDED,
@@ -18,7 +18,7 @@ from .metrics import (
     structure_rows,
     tissue_rows,
 )
-from .page import add_viewers, provenance_rows, read_script, script_hash, selection
+from .page import add_viewers, provenance_rows, read_script, script_hash
 from .svg import data_uri, inline, is_inert, write_text
 
 #: name -> (heading, what to look for, names of the two layers of a flicker)
@@ -139,11 +139,16 @@ def write_participant_report(
         )
     output_dir = Path(output_dir)
     findings = collect(output_dir, label, run_uuid=run_uuid, scans=scans)
-    page = _render(findings, output_dir, anat_only, command_line=command_line, version=version)
+    asked = {scan_key(name) for name in scans} or {scan.key for scan in findings.scans}
+    # Of a scan that another run preprocessed alone no harmonized image was asked for.
+    alone = {s.key for s in findings.scans if anat_only or not (s.key in asked or s.sidecar)}
+    page = _render(
+        findings, output_dir, anat_only, alone, command_line=command_line, version=version
+    )
     return write_text(output_dir / f"sub-{label}.html", page)
 
 
-def _render(findings, output_dir, anat_only, *, command_line, version):
+def _render(findings, output_dir, anat_only, alone, *, command_line, version):
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
@@ -154,7 +159,7 @@ def _render(findings, output_dir, anat_only, *, command_line, version):
     )
     environment.filters["number"] = format_number
     counter = iter(range(1, 10_000))
-    scans = [_scan_view(scan, output_dir, counter, anat_only) for scan in findings.scans]
+    scans = [_scan_view(s, output_dir, counter, s.key in alone) for s in findings.scans]
     add_viewers(scans, [scan.viewer for scan in findings.scans], findings.problems)
     crashes = [_crash_view(crash, output_dir) for crash in findings.crashes]
     sidecars = [scan.sidecar for scan in findings.scans if scan.sidecar]
@@ -204,6 +209,7 @@ def _scan_view(scan, output_dir, counter, anat_only):
         "key": scan.key,
         "label": scan.label,
         "state": verdict(scan, anat_only),
+        "anat_only": anat_only,
         "guards": guards_of(scan),
         "checks": _check_rows(scan.checks),
         "converged": converged,
@@ -220,7 +226,6 @@ def _scan_view(scan, output_dir, counter, anat_only):
         "facts": facts(scan.metrics, tissues, decisions),
         "provenance": provenance_rows(block),
         "command": block.get("CommandLine"),
-        "selection": selection(scan.key),
         "paired": paired_rows(scan.metrics),
         "first": "Source" if decisions else "First guess",
         "others": other_rows(scan.metrics, DECIDED if decisions else ()),

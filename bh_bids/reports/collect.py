@@ -188,6 +188,9 @@ def collect(output_dir, participant, *, run_uuid=None, scans=()):
         rows = _read(path, _table, problems)
         if rows:
             _scan(found, path).metrics = rows[0]
+    for scan in found.values():
+        if not scan.metrics:  # written last: what stands is of a run that did not come to its end
+            scan.sidecar = {}
     for path in sorted(folder.rglob("*_desc-trace_metrics.tsv")):
         _scan(found, path).trace = _read(path, _table, problems) or []
     run = _run_folder(folder / "log", run_uuid)
@@ -195,6 +198,30 @@ def collect(output_dir, participant, *, run_uuid=None, scans=()):
     ordered = sorted(found.values(), key=lambda scan: natural(scan.key))
     uuid = run_uuid or (run.name if run else None)
     return Findings(participant, ordered, crashes, problems, uuid)
+
+
+def study_sidecars(output_dir):
+    """Sidecars of the harmonized scans of all participants, whatever run made them.
+
+    Parameters
+    ----------
+    output_dir : pathlib.Path
+        The derivatives' root.
+
+    Returns
+    -------
+    list of dict
+        One a scan; what cannot be read is left out.
+    """
+    found = {}
+    for place in ("sub-*/anat", "sub-*/ses-*/anat"):
+        for path in sorted(output_dir.glob(f"{place}/*_desc-harmonized_T1w.json")):
+            key = scan_key(path)
+            content = _read(path, json.loads, [])
+            ended = path.with_name(f"{key}_desc-harmonization_metrics.tsv").is_file()
+            if ended and isinstance(content, dict):
+                found[key] = content
+    return [found[key] for key in sorted(found)]
 
 
 def _scan(found, path):

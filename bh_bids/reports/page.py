@@ -4,7 +4,6 @@ import base64
 import hashlib
 from importlib.resources import files
 
-from .collect import entities
 from .viewer import LAYERS, as_script_text, fit, preview, preview_change
 
 # Bytes of a page's pictures and viewers; 10 MB are promised of the whole page.
@@ -109,25 +108,3 @@ def provenance_rows(block):
         ("Registration", part("Registration", "Method")),
     ]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
-
-
-def selection(key):
-    """Options that select one scan's participant and session.
-
-    Parameters
-    ----------
-    key : str
-        The scan's name without its suffix.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> selection("sub-01_ses-A_run-2")
-    '--participant-label 01 --session-label A'
-    """
-    named = dict(entities(key))
-    options = (("participant", "sub"), ("session", "ses"))
-    return " ".join(f"--{name}-label {named[e]}" for name, e in options if e in named)

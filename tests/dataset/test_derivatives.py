@@ -143,6 +143,9 @@ def test_masks_are_found_by_their_bids_names(scan, tmp_path, name):
         path.write_bytes(b"mask")
     assert find_mask(scan, folders) == path
     first = folders["first"] / scan.folder / name
+    first.symlink_to(tmp_path / "not-fetched")
+    assert find_mask(scan, folders) == first, "it must not be passed over without a word"
+    first.unlink()
     first.write_bytes(b"mask")
     assert find_mask(scan, folders) == first
 
@@ -194,6 +197,23 @@ def test_the_harmonization_may_keep_its_mark(scan, settings, model, finished):
     folder = settings.output_dir / scan.folder
     assert (folder / f"{scan.key}_desc-harmonization_metrics.json").is_file()
     assert not list(folder.glob("*_desc-preproc_T1w.*"))
+
+
+def test_a_scan_that_is_made_again_keeps_no_figure_and_no_image_of_another_space(
+    scan, settings, model, finished
+):
+    """Beside the new results they would pass for those of one run."""
+    folder = settings.output_dir / scan.folder
+    images = [
+        folder / f"{scan.key}{space}_desc-harmonized_T1w" for space in (f"_space-{SPACE}_res-1", "")
+    ]
+    for image in images:
+        Path(f"{image}.json").write_text("{}")
+    unmark(scan, SPACE, replace(settings, output_spaces=("T1w",)))
+    assert not list(settings.output_dir.rglob("figures/*"))
+    left = {p.name for p in folder.glob("*_desc-harmonized_*")}
+    assert left == {f"{images[1].name}.nii.gz", f"{images[1].name}.json"}
+    assert not list(folder.glob("*_desc-harmonization_metrics.*"))
 
 
 def test_the_scans_that_lack_masks_are_named(scan, tmp_path):

@@ -87,6 +87,9 @@ def test_another_dataset_is_refused_before_the_run(dataset_maker, tmp_path):
     [
         ({"DatasetType": "derivative", "GeneratedBy": [{"Name": "fMRIPrep"}]}, "of fMRIPrep"),
         ({"Name": "study", "DatasetType": "raw"}, "a raw dataset"),
+        ({"Name": "study", "BIDSVersion": "1.2.0"}, "a raw dataset"),
+        ({"DatasetType": "derivative"}, "of another program"),
+        ({"PipelineDescription": {"Name": "fMRIPrep"}}, "of another program"),
     ],
 )
 def test_a_dataset_of_another_program_is_no_output_folder(tmp_path, description, whose):
@@ -94,8 +97,10 @@ def test_a_dataset_of_another_program_is_no_output_folder(tmp_path, description,
     path.parent.mkdir()
     path.write_text(json.dumps(description))
     (tmp_path / "raw").mkdir()
-    with pytest.raises(InputError, match=f"is a.*{whose.removeprefix('a ')}.*another output"):
-        run(Settings(tmp_path / "raw", path.parent, work_dir=tmp_path / "work"))
+    settings = Settings(tmp_path / "raw", path.parent, work_dir=tmp_path / "work")
+    for level in ("participant", "group"):
+        with pytest.raises(InputError, match=f"is a.*{whose.removeprefix('a ')}.*another output"):
+            run(replace(settings, analysis_level=level))
     assert json.loads(path.read_text()) == description
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -104,3 +109,16 @@ def test_a_dataset_of_another_program_is_no_output_folder(tmp_path, description,
 def test_an_own_folder_and_one_that_tells_nothing_are_taken(tmp_path, content):
     (tmp_path / "dataset_description.json").write_text(content)
     check_output(tmp_path)
+
+
+def test_the_group_level_writes_nothing_into_the_dataset(dataset_maker, tmp_path):
+    raw = dataset_maker(tmp_path / "raw")
+    before = sorted(tmp_path.rglob("*"))
+    settings = Settings(raw, tmp_path / "out", "group", work_dir=raw / "work")
+    with pytest.raises(InputError, match="The work folder .* lies in the dataset"):
+        run(settings)
+    with pytest.raises(InputError, match="is a raw dataset"):
+        run(replace(settings, output_dir=raw, work_dir=tmp_path / "work"))
+    with pytest.raises(InputError, match="run the participant level first"):
+        run(replace(settings, work_dir=tmp_path / "work"))
+    assert sorted(tmp_path.rglob("*")) == before

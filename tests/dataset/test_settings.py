@@ -248,3 +248,13 @@ def test_values_of_a_file_are_checked_as_the_command_line_s(tmp_path, text, caps
     with pytest.raises(SystemExit) as exit:
         parse([*BASE, "--config-file", str(tmp_path / "a.toml")])
     assert exit.value.code == 2
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31 - 1, 20261127113000])
+def test_seeds_that_itk_cannot_take_are_wrong_usage(tmp_path, capsys, seed):
+    asked = [str(tmp_path), str(tmp_path / "out"), "participant", "--random-seed"]
+    assert parse([*asked, str(2**31 - 2)])[0].random_seed == 2**31 - 2
+    with pytest.raises(SystemExit) as left:
+        parse([*asked, str(seed)])
+    assert left.value.code == 2
+    assert "--random-seed must be from 0 to 2147483646" in capsys.readouterr().err

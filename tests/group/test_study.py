@@ -59,6 +59,14 @@ def test_who_is_missing_is_named_with_the_reason(scan_maker, tmp_path):
     }
 
 
+def test_an_image_without_its_metrics_is_of_a_run_that_did_not_end(scan_maker, tmp_path):
+    scan_maker(tmp_path, "01", "B", seed=0)
+    next(tmp_path.rglob("*_desc-harmonization_metrics.tsv")).unlink()
+    study = read(tmp_path)
+    assert study.missing == {"01": "Preprocessed only, not harmonized."}
+    assert [record.harmonized for record in study.records] == [None]
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="run the participant level first"):
         read(tmp_path)

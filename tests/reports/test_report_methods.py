@@ -1,5 +1,6 @@
 """Methods text and references: only what was used, and nothing that does not resolve."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from bh_bids.reports.boilerplate import (
     write_citations,
 )
 from bh_bids.reports.citations import REFERENCES
+from bh_bids.reports.collect import study_sidecars
 from bh_bids.reports.readme import write_readme
 
 
@@ -140,3 +142,20 @@ def test_readme_is_written_once_and_never_over_another(tmp_path):
     assert "bh-bids 1.3" in write_readme(tmp_path, version="1.3").read_text()
     path.write_text("# Mine\n")
     assert write_readme(tmp_path, version="1.3").read_text() == "# Mine\n"
+
+
+def test_all_harmonized_scans_count_whatever_run_made_them(tmp_path):
+    for place, key, ended in (
+        ("sub-01/anat", "sub-01", True),
+        ("sub-02/ses-A/anat", "sub-02_ses-A", True),
+        ("sub-03/anat", "sub-03", False),
+    ):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        for space in ("", "_space-X_res-1"):
+            path = folder / f"{key}{space}_desc-harmonized_T1w.json"
+            path.write_text(json.dumps({"Key": key}))
+        if ended:
+            (folder / f"{key}_desc-harmonization_metrics.tsv").write_text("ncc\n1\n")
+    (folder / "sub-03_run-1_desc-harmonized_T1w.json").write_text("{")
+    assert [s["Key"] for s in study_sidecars(tmp_path)] == ["sub-01", "sub-02_ses-A"]

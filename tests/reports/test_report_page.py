@@ -208,11 +208,20 @@ def test_what_became_of_the_structure_has_names(tmp_path, figures):
     assert "edges_lost" not in words.partition("All settings")[0] and "unheard_of" in words
 
 
-def test_the_command_names_the_scan(tmp_path, figures):
-    add_scan(tmp_path, figures, key="sub-01_ses-A")
-    page = check_page(write_participant_report(tmp_path, "01"))
-    command = "bh-bids in out participant --participant-label 01 --session-label A"
-    assert command in page.words
+def test_the_command_is_the_one_that_made_the_scan(tmp_path, figures):
+    """All visits of a longitudinal study are needed to make one of them again."""
+    command = "bh-bids in out participant --participant-label 01 --session-label A B --longitudinal"
+    add_scan(tmp_path, figures, key="sub-01_ses-A", CommandLine=command)
+    words = check_page(write_participant_report(tmp_path, "01")).words
+    assert command in words and words.count("--session-label") == words.count("A B --longitudinal")
+
+
+def test_what_a_run_left_that_did_not_end_is_no_result(tmp_path, figures):
+    add_scan(tmp_path, figures)
+    assert "Pass Harmonized" in read(write_participant_report(tmp_path, "01")).words
+    next(tmp_path.rglob("*_desc-harmonization_metrics.tsv")).unlink()
+    words = check_page(write_participant_report(tmp_path, "01")).words
+    assert "1 of 1 scan not harmonized" in words and "Pass" not in words
 
 
 def test_page_shows_what_was_done(tmp_path, figures):
@@ -452,3 +461,27 @@ def test_report_of_a_real_scan_is_small(tmp_path):
     path = write_participant_report(tmp_path, "01")
     check_page(path)
     assert path.stat().st_size < 4e6
+
+
+def add_preprocessed(root, key, state="pass"):
+    path = root / "sub-01" / "anat" / f"{key}_space-X_res-1_desc-preproc_T1w.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check = {"State": state, "Value": 1, "Sentence": f"It is a {state}."}
+    path.write_text(json.dumps({"AnatomicalChecks": {"MaskVolume": check}}))
+
+
+def test_what_nobody_asked_to_harmonize_is_no_failure(tmp_path, figures):
+    add_scan(tmp_path, figures, key="sub-01_run-1")
+    add_preprocessed(tmp_path, "sub-01_run-2")
+    asked = ["sub-01_run-1_T1w.nii.gz"]
+    words = check_page(write_participant_report(tmp_path, "01", scans=asked)).words
+    assert "Pass Harmonized" in words and "not harmonized" not in words
+    asked.append("sub-01_run-2_T1w.nii.gz")
+    words = check_page(write_participant_report(tmp_path, "01", scans=asked)).words
+    assert "1 of 2 scans not harmonized" in words
+
+
+def test_without_harmonization_errors_speak_of_the_anatomy(tmp_path):
+    add_preprocessed(tmp_path, "sub-01", state="fail")
+    words = check_page(write_participant_report(tmp_path, "01", anat_only=True)).words
+    assert "no harmonized image" not in words and "a check of the anatomy failed" in words

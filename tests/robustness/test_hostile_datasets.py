@@ -1,11 +1,14 @@
 """Whole runs on scans that cannot be used: they end, say why, and leave a report each."""
 
 import gzip
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from bh_bids.workflows.base import work_folder
 
+from bh_bids.cli.parser import parse
 from bh_bids.cli.run import main
 
 pytestmark = pytest.mark.usefixtures("undone")
@@ -83,10 +86,11 @@ def test_a_work_folder_that_is_in_the_way_is_a_failure_with_a_report(
     small_dataset, tmp_path, small_model, capfd
 ):
     """A file lies where a step's folder would be: no defect of a scan, and no traceback either."""
-    base = tmp_path / "work" / "bh_bids_wf"
-    base.mkdir(parents=True)
-    (base / "sub_01_wf").write_text("in the way")
-    code = main(arguments(small_dataset, tmp_path, small_model, "--participant-label", "01"))
+    asked = arguments(small_dataset, tmp_path, small_model, "--participant-label", "01")
+    base = work_folder(parse(asked)[0], SimpleNamespace(participant="01", key="sub-01")).parent
+    base.parent.mkdir(parents=True)
+    base.write_text("in the way")
+    code = main(asked)
     told = capfd.readouterr()
     assert code == 1
     assert "Traceback" not in told.out + told.err

@@ -322,6 +322,17 @@ def test_each_scan_gets_its_own_of_a_shared_map(build, settings, scans):
     assert taken == {(k, field) for k in range(len(own)) for field in ("harmonized", "result")}
 
 
+def test_another_version_starts_from_an_empty_work_folder(settings, scans, build, monkeypatch):
+    """Steps of the same inputs would be taken as done, and the results told as this version's."""
+    from bh_bids.workflows import base
+
+    first = base.work_folder(settings, scans[0])
+    assert first.parts[:-3] == (*settings.work_dir.parts, build(settings).base_dir.split("/")[-1])
+    monkeypatch.setattr(base, "software_versions", lambda: {"bh-bids": "99"})
+    assert base.work_folder(settings, scans[0]) not in (first, *first.parents)
+    assert str(base.work_folder(settings, scans[0])).startswith(build(settings).base_dir)
+
+
 @pytest.mark.parametrize("longitudinal", [False, True])
 @pytest.mark.parametrize(("anat_only", "mark"), [(False, "ds_metrics"), (True, "ds_preproc")])
 def test_what_marks_a_scan_as_done_is_written_last(
@@ -333,9 +344,13 @@ def test_what_marks_a_scan_as_done_is_written_last(
     graph = build(asked)._create_flat_graph()
     for scan in scans:
         part = f".{scan.key.replace('-', '_')}_scan_wf."
-        sinks = {n.name: n for n in graph if part in n.fullname and n.name.startswith("ds_")}
-        before = {node.name for node in nx.ancestors(graph, sinks[mark]) if part in node.fullname}
-        assert sinks.keys() - before == {mark}
+        sinks = {n for n in graph if part in n.fullname and n.name.startswith("ds_")}
+        last = {node for node in sinks if node.name == mark}
+        before = nx.ancestors(graph, *last)
+        assert len(sinks & before) >= 4
+        # A scan has its results where a figure fails.
+        assert {".figures_wf." in n.fullname for n in sinks - before - last} == {True}
+        assert not any(".figures_wf." in n.fullname for n in before)
 
 
 @pytest.mark.parametrize("anat_only", [False, True])
