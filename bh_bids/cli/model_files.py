@@ -97,9 +97,9 @@ def add_export(commands):
 def _import(options):
     from importlib.metadata import version
 
-    from ..flow.calibration import refuse_taken
     from ..flow.interchange import import_checkpoint
     from ..flow.model import save_model
+    from ..flow.registry import refuse_taken
 
     refuse_taken(options.output)
     given = _read_config(options.config) if options.config else {}
@@ -157,10 +157,14 @@ def _calibrate(options):
         device=resolve_device(options.device),
         report=lambda sentence: print(sentence, file=sys.stderr, flush=True),
     )
-    found = model.metadata.get("Calibration")
-    if found is None:
-        print(f"{options.model}: given the constants of the method 'map'")
+    if constants := model.metadata.get("Constants"):
+        excluded = ", ".join(constants["ExcludedParticipants"]) or "none"
+        print(
+            f"{options.model}: given the constants of the method 'map', learned from "
+            f"{len(constants['Participants'])} participants (excluded: {excluded})"
+        )
         return 0
+    found = model.metadata["Calibration"]
     print(
         f"{options.output or options.model}: calibrated on {len(found['Participants'])} "
         f"participants, {found['BitsPerDimension']} bits per dimension"

@@ -133,6 +133,11 @@ def _provenance(metadata):
             f"{len(calibration.get('Participants', []))} participants, "
             f"{calibration.get('BitsPerDimension')} bits per dimension"
         )
+    if constants := metadata.get("Constants"):
+        rows["Constants"] = ", ".join(
+            f"{len(constants.get(f'{group}Participants', []))} {word}"
+            for group, word in (("", "participants"), ("Excluded", "excluded"))
+        )
     return rows
 
 

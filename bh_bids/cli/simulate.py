@@ -83,7 +83,10 @@ def build_parser():
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed (default 0)")
     run.add_argument(
-        "--force", "--overwrite", action="store_true", help="replace OUT if it is not empty"
+        "--force",
+        "--overwrite",
+        action="store_true",
+        help="replace OUT if it holds a dataset that bh-simulate made",
     )
     run.add_argument("-q", "--quiet", action="store_true", help="no progress")
     return parser

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from ..errors import InputError, ModelError
-from .checks import unlike_others
+from .checks import about_verdicts, unlike_others
 from .domain import describe_domain, learn_constants
 from .model import load_model, save_model
 from .network import dequantise
-from .registry import DESCRIPTION, find_model
-from .slices import MIN_PARTICIPANTS, STEP, find_scans
+from .registry import find_model, refuse_taken
+from .slices import STEP, find_scans, participants_left
 from .store import open_store
 
 # Whole slices of which bits per dimension are measured, evenly spread over scans and brains.
@@ -29,7 +29,8 @@ def calibrate_model(
     """Give an imported model its target's mean volume, intensities and constants.
 
     The flow's weights stay as they are. A model that has its mean volume, but no constants of the
-    method "map" (trained by version 0.1), is given those alone.
+    method "map" or another version's, is given those alone, not learned from the participants that
+    its description excludes.
 
     Parameters
     ----------
@@ -66,7 +67,18 @@ def calibrate_model(
     given = load_model(folder)
     target = _place(given, folder, output)
     config = given.config
-    scans = _scans_of_target(derivatives, config.space, exclude)
+    constants_alone = output is None and _lacks_constants_alone(given)
+    kept = _kept_for_tests(given.metadata) if constants_alone else []
+    if kept:
+        report(f"The model keeps participant(s) {', '.join(kept)} for tests: they are left out.")
+    scans = find_scans(derivatives, config.space)
+    excluded = sorted({*_known(exclude, scans), *kept})
+    scans = _scans_of_target(scans, excluded, report)
+    origin = {
+        "Participants": sorted({scan.participant for scan in scans}),
+        "ExcludedParticipants": excluded,
+        "Software": {name: version(name) for name in ("bh-bids", "torch", "nflows")},
+    }
     _check_grid(scans[0], config, model)
     # On disk, not in memory: a target may have hundreds of scans.
     with tempfile.TemporaryDirectory(prefix="bh-calibrate-") as aside:
@@ -76,10 +88,11 @@ def calibrate_model(
                 report(f"Warning: {sentence}")
         for sentence in unlike_others(store.volumes):
             report(f"Warning: {sentence}")
-        if _lacks_constants_alone(given) and output is None:
+        if constants_alone:
             known = given.mean, given.intensity, config
             constants = learn_constants(store.volumes, *known, report, store.release)
-            save_model(target, given.flow, given.mean, given.metadata, constants)
+            metadata = {**given.metadata, "Constants": origin}
+            save_model(target, given.flow, given.mean, metadata, constants)
             return load_model(target.absolute())
         intensity, mean = describe_domain(store.volumes, config, store.release)
         known = mean, intensity, config
@@ -89,17 +102,15 @@ def calibrate_model(
     about = _without_blanks(about or {})
     domain = {**given.target_domain, **about.get("TargetDomain", {})}
     metadata = {
-        **given.metadata,
+        **{name: value for name, value in given.metadata.items() if name != "Constants"},
         **about,
         "TargetDomain": domain,
         "Intensity": intensity,
         "Calibration": {
-            "Participants": sorted({scan.participant for scan in scans}),
-            "ExcludedParticipants": sorted(map(_plain, exclude)),
+            **origin,
             "Scans": len(scans),
             "BitsPerDimension": round(bits, 4),
             "Slices": count,
-            "Software": {name: version(name) for name in ("bh-bids", "torch", "nflows")},
         },
     }
     save_model(target, given.flow, mean, metadata, constants)
@@ -149,24 +160,28 @@ def _spread(values, number):
     return values[used[np.unique(np.linspace(0, len(used) - 1, number).round().astype(int))], None]
 
 
-def _scans_of_target(derivatives, space, exclude):
-    scans = find_scans(derivatives, space)
-    excluded = set(map(_plain, exclude))
-    unknown = sorted(excluded - {scan.participant for scan in scans})
+def _known(labels, scans):
+    """Labels without "sub-", all of which must have scans."""
+    labels = {str(label).removeprefix("sub-") for label in labels}
+    unknown = sorted(labels - {scan.participant for scan in scans})
     if unknown:
         raise InputError(f"No scans of participant(s) {', '.join(unknown)} in the derivatives.")
+    return labels
+
+
+def _kept_for_tests(metadata):
+    """Participants who were left out whenever the model learned something; sorted."""
+    tables = (metadata, metadata.get("Calibration", {}), metadata.get("Constants", {}))
+    lists = [table.get("ExcludedParticipants") for table in tables]
+    return sorted({str(label) for labels in lists if isinstance(labels, list) for label in labels})
+
+
+def _scans_of_target(scans, excluded, report):
+    participants_left(scans, excluded, "to describe the target domain by")
     scans = [scan for scan in scans if scan.participant not in excluded]
-    number = len({scan.participant for scan in scans})
-    if number < MIN_PARTICIPANTS:
-        raise InputError(
-            f"Only {number} participant(s) to describe the target domain by: at least "
-            f"{MIN_PARTICIPANTS} are needed."
-        )
-    return scans
-
-
-def _plain(label):
-    return str(label).removeprefix("sub-")
+    for sentence in about_verdicts(scans):
+        report(f"Warning: {sentence}")
+    return [scan for scan in scans if scan.usable]
 
 
 def _lacks_constants_alone(model):
@@ -190,12 +205,6 @@ def _place(model, folder, output):
         return folder
     refuse_taken(output)
     return Path(output)
-
-
-def refuse_taken(folder):
-    """Raise ModelError if a model already lies there."""
-    if (Path(folder) / DESCRIPTION).exists():
-        raise ModelError(f"{folder} holds a model already: choose another folder or remove it.")
 
 
 def _check_grid(scan, config, model):

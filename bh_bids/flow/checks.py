@@ -89,6 +89,29 @@ def warnings_about(scan, volume, mask):
     return sentences
 
 
+def about_verdicts(scans):
+    """Name the scans whose anatomical checks failed, which are left out, or ended with a warning.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+
+    Returns
+    -------
+    list of str
+        At most one sentence of each kind.
+    """
+    sentences = []
+    for verdict, told in (
+        ("fail", "Left out, for the anatomical checks of mask and registration failed"),
+        ("warn", "Used, though the anatomical checks warn of mask or registration"),
+    ):
+        names = [scan.image.name.split("_space-")[0] for scan in scans if scan.verdict == verdict]
+        if names:
+            sentences.append(f"{told} (AnatomicalChecks in the sidecar): {', '.join(names)}.")
+    return sentences
+
+
 def unlike_others(volumes):
     """Name the scans whose brain mask has another size than most.
 

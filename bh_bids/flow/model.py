@@ -25,7 +25,7 @@ from .network import TargetFlow
 from .registry import DESCRIPTION, find_model, read_description
 
 WEIGHTS, MEAN, CALIBRATION = "weights.safetensors", "mean.nii.gz", "calibration.safetensors"
-_TABLES = ("TargetDomain", "Intensity", "Training", "Calibration", "Imported")
+_TABLES = ("TargetDomain", "Intensity", "Training", "Calibration", "Constants", "Imported")
 
 
 @dataclass

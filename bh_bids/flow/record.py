@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .checkpoint import LOG, TrainingLog
+from .checkpoint import LOG, TrainingLog, writing
 from .crops import Crops
 from .figures import plot_learning_curve, plot_samples
 from .validation import on_device
@@ -32,6 +32,8 @@ class Record:
     ------
     InputError
         If TensorBoard is asked for and not installed.
+    ModelError
+        If a file cannot be written, here or later.
     """
 
     def __init__(self, folder, step, tensorboard):
@@ -51,7 +53,9 @@ class Record:
 
     def draw_curve(self, best_step):
         """Draw the learning curve of all entries."""
-        plot_learning_curve(self._log.entries, self._folder / "learning_curve.png", best_step)
+        path = self._folder / "learning_curve.png"
+        with writing(path):
+            plot_learning_curve(self._log.entries, path, best_step)
 
     def draw_samples(self, flow, crops, step):
         """Draw slices that the flow makes of latents at three temperatures.
@@ -68,7 +72,8 @@ class Record:
         crops = fullest(crops, SHOWN_SLICES)
         samples = sample(flow, crops)
         path = self._folder / "samples.png"
-        plot_samples(crops.x[:, 0], samples, path)
+        with writing(path):
+            plot_samples(crops.x[:, 0], samples, path)
         if self._board is not None:
             for temperature, images in samples.items():
                 shown = torch.from_numpy(images[:, None].swapaxes(2, 3)[:, :, ::-1].copy())

@@ -53,7 +53,7 @@ def list_models():
 def user_folders():
     """Folders of the environment variable BH_MODELS (separated as in PATH), "~" expanded."""
     parts = os.environ.get(VARIABLE, "").split(os.pathsep)
-    return [Path(part).expanduser() for part in parts if part.strip()]
+    return [_expanded(part) for part in parts if part.strip()]
 
 
 def find_model(name_or_path):
@@ -76,7 +76,7 @@ def find_model(name_or_path):
         If there is no such model, or more than one of that name: a packaged model is never
         silently replaced by another, nor another by a packaged one.
     """
-    given = Path(name_or_path).expanduser()
+    given = _expanded(name_or_path)
     if _is_path(name_or_path):
         if (given / DESCRIPTION).is_file():
             return given
@@ -93,6 +93,12 @@ def find_model(name_or_path):
             f"({places}), or rename one."
         )
     return matches[0].folder
+
+
+def refuse_taken(folder):
+    """Raise ModelError if a model already lies there."""
+    if (Path(folder) / DESCRIPTION).exists():
+        raise ModelError(f"{folder} holds a model already: choose another folder or remove it.")
 
 
 def read_description(folder):
@@ -115,6 +121,14 @@ def read_description(folder):
     if not isinstance(metadata, dict):
         raise ModelError(f"{path} must hold a JSON object.")
     return metadata
+
+
+def _expanded(path):
+    """A path with "~" expanded, or as it is where no such user has a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _entries(folder, packaged):

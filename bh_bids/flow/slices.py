@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..intensity import to_target_units
+from ..jsonfiles import read_json
 from .checks import check_intensities, check_mask, warnings_about
 
 # Volumes are kept as multiples of this in 16 bits: exact for all discretisations of up to 14 bits.
@@ -21,11 +22,20 @@ MIN_PARTICIPANTS = 4
 
 @dataclass(frozen=True)
 class Scan:
-    """One preprocessed scan: its participant's label and its two files."""
+    """One preprocessed scan: its participant's label, its two files, and how its checks ended.
+
+    The verdict, of the anatomical checks, is "pass", "warn" or "fail", "" where none is known.
+    """
 
     participant: str
     image: Path
     mask: Path
+    verdict: str = ""
+
+    @property
+    def usable(self):
+        """Whether the anatomical checks have not failed."""
+        return self.verdict != "fail"
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def find_scans(derivatives, space):
     Raises
     ------
     InputError
-        If the folder or such scans are missing, or a scan has no brain mask.
+        If the folder or such scans are missing, or a scan has no brain mask or no content.
     """
     root = Path(derivatives)
     if not root.is_dir():
@@ -107,10 +117,28 @@ def find_scans(derivatives, space):
         if label is None:
             raise InputError(f"{image} does not begin with 'sub-<label>_'.")
         mask = image.with_name(image.name.replace("desc-preproc_T1w", "desc-brain_mask"))
+        for path in (image, mask):
+            if path.is_symlink() and not path.exists():
+                raise InputError(
+                    f"{path} is a dangling link: fetch its content first (datalad get, git annex "
+                    "get)."
+                )
+        if not image.is_file():
+            raise InputError(f"{image} is no file: remove it, or preprocess the scan again.")
         if not mask.is_file():
             raise InputError(f"{image} has no brain mask: {mask.name} is missing.")
-        scans.append(Scan(label.group(1), image, mask))
+        scans.append(Scan(label.group(1), image, mask, _verdict(image)))
     return scans
+
+
+def _verdict(image):
+    """Of the anatomical checks, by the image's sidecar; "" where it tells none."""
+    sidecar = image.with_name(image.name.replace(".nii.gz", ".json"))
+    try:
+        verdict = read_json(sidecar)["AnatomicalChecks"]["Verdict"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return verdict if isinstance(verdict, str) else ""
 
 
 def split_participants(scans, *, validation=0.12, exclude=(), seed=0):
@@ -119,6 +147,7 @@ def split_participants(scans, *, validation=0.12, exclude=(), seed=0):
     Parameters
     ----------
     scans : sequence of Scan
+        Those whose anatomical checks failed do not count.
     validation : float or sequence of str
         Fraction of the participants drawn for validation (at least one), or their labels.
     exclude : sequence of str
@@ -134,8 +163,8 @@ def split_participants(scans, *, validation=0.12, exclude=(), seed=0):
     Raises
     ------
     InputError
-        If a label is unknown or named twice, or fewer than four participants remain, or none for
-        training.
+        If a label is unknown or named twice, or one for validation has no usable scan, or fewer
+        than four participants remain, or none for training.
     """
     everyone = sorted({scan.participant for scan in scans})
     named = [_plain(label) for label in exclude]
@@ -147,10 +176,12 @@ def split_participants(scans, *, validation=0.12, exclude=(), seed=0):
     both = sorted(set(named) & set(held))
     if both:
         raise InputError(f"Participant(s) {', '.join(both)} are both excluded and for validation.")
-    left = [label for label in everyone if label not in named]
-    if len(left) < MIN_PARTICIPANTS:
+    left = participants_left(scans, named, "to train on")
+    failed = sorted(set(held) - set(left))
+    if failed:
         raise InputError(
-            f"Only {len(left)} participant(s) to train on: at least {MIN_PARTICIPANTS} are needed."
+            f"All scans of participant(s) {', '.join(failed)} failed the anatomical checks: choose "
+            "others for validation."
         )
     if not listed:
         if not 0 < validation < 1:
@@ -161,6 +192,39 @@ def split_participants(scans, *, validation=0.12, exclude=(), seed=0):
     if not training or not held:
         raise InputError("Both the training and the validation sets need a participant.")
     return training, sorted(set(held))
+
+
+def participants_left(scans, excluded, purpose):
+    """Participants who are not excluded and have a scan whose anatomical checks did not fail.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+    excluded : collection of str
+        Labels, without "sub-".
+    purpose : str
+        What they are for, named in the message.
+
+    Returns
+    -------
+    list of str
+        Labels, sorted.
+
+    Raises
+    ------
+    InputError
+        If they are fewer than four.
+    """
+    given = {scan.participant for scan in scans}.difference(excluded)
+    left = {scan.participant for scan in scans if scan.usable} & given
+    if len(left) < MIN_PARTICIPANTS:
+        failed = len(given) - len(left)
+        without = f", without {failed} whose anatomical checks failed" if failed else ""
+        raise InputError(
+            f"Only {len(left)} participant(s) {purpose}{without}: at least {MIN_PARTICIPANTS} are "
+            "needed."
+        )
+    return sorted(left)
 
 
 def read_volume(scan, config):

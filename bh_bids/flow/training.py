@@ -7,12 +7,13 @@ from pathlib import Path
 
 from ..errors import InputError
 from .checkpoint import CHECKPOINT
-from .checks import unlike_others
+from .checks import about_verdicts, unlike_others
 from .distributed import joined
 from .domain import describe_domain, learn_constants
 from .model import save_model
 from .network import TargetFlow
 from .precision import PRECISIONS
+from .registry import refuse_taken
 from .slices import find_scans, split_participants
 from .store import open_store
 from .trainer import Trainer
@@ -162,7 +163,8 @@ def train_model(
     InputError
         If the scans or the options cannot be used, or ``output`` holds another training.
     ModelError
-        If the training diverges.
+        If the training diverges or cannot be written, or ``output`` holds a model and no training
+        to go on with.
     DeviceError
         If the device is not there.
     """
@@ -171,14 +173,20 @@ def train_model(
         scans, validation=validation, exclude=exclude, seed=settings.seed
     )
     folder = Path(output) / "training"
-    if not resume and (folder / CHECKPOINT).exists():
+    if not (folder / CHECKPOINT).exists():
+        refuse_taken(output)
+    elif not resume:
         raise InputError(
             f"{folder} holds a training: add --resume to go on, or choose another folder."
         )
-    used = [scan for scan in scans if scan.participant in {*training, *held_out}]
+    excluded = sorted(str(label).removeprefix("sub-") for label in exclude)
+    asked = [scan for scan in scans if scan.participant not in excluded]
+    used = [scan for scan in asked if scan.usable]
     with joined(settings.device) as group:
         if report is None or not group.first:
             report = _silent
+        for sentence in about_verdicts(asked):
+            report(f"Warning: {sentence}")
         stored = _stored(store or folder / "store", folder, used, config, group, report)
         volumes = {
             name: [volume for volume in stored.volumes if volume.participant in labels]
@@ -201,7 +209,7 @@ def train_model(
             **about,
             "TrainingParticipants": training,
             "ValidationParticipants": held_out,
-            "ExcludedParticipants": sorted(str(label).removeprefix("sub-") for label in exclude),
+            "ExcludedParticipants": excluded,
             "Intensity": intensity,
             "Training": trainer.summary(),
             "Software": {name: version(name) for name in ("bh-bids", "torch", "nflows")},

@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputError
+from ..jsonfiles import read_json
 from .anatomy import head_files, load_head, make_participant
 from .embedded import embedded_head
 from .scan import generator, simulate_scan
@@ -111,7 +112,7 @@ def write_dataset(out, settings, *, force=False, progress=None):
         Folder to write. It must be missing or empty, unless ``force``.
     settings : Settings
     force : bool
-        Replace a folder that holds something, unless it is a dataset of another program.
+        Replace a folder that holds a dataset of this program.
     progress : callable, optional
         Called with (scans done, scans in all, text) before every scan and at the end.
 
@@ -123,7 +124,7 @@ def write_dataset(out, settings, *, force=False, progress=None):
     Raises
     ------
     InputError
-        If the folder is taken, or a head cannot be read.
+        If the folder is taken or cannot be written, or a head cannot be read.
     """
     out = Path(out).absolute()
     _check_target(out, settings.heads, force)
@@ -137,14 +138,31 @@ def write_dataset(out, settings, *, force=False, progress=None):
         staged = aside / "new"
         staged.mkdir()
         count = _write_scans(staged, settings, files, progress or (lambda *_: None))
-        if out.exists():
-            os.replace(out, aside / "old")
-        os.replace(staged, out)
+        _exchange(staged, out, aside / "old")
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}.") from error
+        where = f"; what it held is in {aside / 'old'}" if _stranded(out, aside) else ""
+        raise InputError(f"{out} cannot be written: {error.strerror}{where}.") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if not _stranded(out, aside):
+            shutil.rmtree(aside, ignore_errors=True)
     return count
+
+
+def _stranded(out, aside):
+    """Whether what stood in a folder's place was moved aside and could not be put back."""
+    return (aside / "old").exists() and not out.exists()
+
+
+def _exchange(staged, out, old):
+    """Put a folder in the place of another one, which is moved back if that fails."""
+    try:
+        if out.exists():
+            os.replace(out, old)
+        os.replace(staged, out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            os.replace(old, out)
+        raise
 
 
 def _check_target(out, heads, force):
@@ -157,9 +175,20 @@ def _check_target(out, heads, force):
     guarded = [Path.cwd()] + ([Path(heads).absolute()] if heads is not None else [])
     if any(out == path or out in path.parents for path in guarded):
         raise InputError(f"{out} holds the current or the heads' folder and is not replaced.")
-    description = out / "dataset_description.json"
-    if description.exists() and f'"{PROGRAM}"' not in description.read_text(errors="replace"):
-        raise InputError(f"{out} is a dataset that {PROGRAM} did not write: remove it yourself.")
+    if not _is_simulated(out):
+        raise InputError(
+            f"{out} holds something that {PROGRAM} did not write: give another folder, or remove "
+            "it yourself."
+        )
+
+
+def _is_simulated(folder):
+    """Whether a dataset's description says that this program made it."""
+    try:
+        makers = read_json(folder / "dataset_description.json")["GeneratedBy"]
+        return any(maker["Name"] == PROGRAM for maker in makers)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _write_scans(root, settings, files, progress):

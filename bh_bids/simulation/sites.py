@@ -1,5 +1,6 @@
 """Simulated sites: a scanner, its protocol, and what it does to an image."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 
 from ..errors import InputError
@@ -80,15 +81,18 @@ class Site:
             raise InputError(
                 f'Site {self.name}: sequence {self.sequence!r} is not "mprage" or "spgr".'
             )
-        for name in ("field", "tr", "te", "flip_angle", "blur", "gain"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"Site {self.name}: {name} must be positive.")
+        train = ("ti", "echo_spacing", "echoes") if self.sequence == "mprage" else ()
+        for name in ("field", "tr", "te", "flip_angle", "blur", "gain", *train):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"Site {self.name}: {name} must be positive and finite.")
+        if self.flip_angle >= 180:
+            raise InputError(f"Site {self.name}: flip_angle must be less than 180 degrees.")
         for name in ("bias", "coil", "transmit", "noise", "rotation", "shift"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"Site {self.name}: {name} must not be negative.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"Site {self.name}: {name} must not be negative or infinite.")
         for name in ("voxel_size", "field_of_view"):
             value = tuple(float(v) for v in getattr(self, name))
-            if len(value) != 3 or not min(value) > 0:
+            if len(value) != 3 or not all(0 < v < math.inf for v in value):
                 raise InputError(f"Site {self.name}: {name} must be three positive numbers.")
             object.__setattr__(self, name, value)
         if sorted(_AXES.get(code, "") for code in self.orientation) != ["AP", "IS", "LR"]:
@@ -327,7 +331,7 @@ def load_sites(path):
             tables = tomllib.load(file)
     except OSError as error:
         raise InputError(f"The site file {path} cannot be read: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"The site file {path} is not valid TOML: {error}.") from error
     wrong = [name for name, table in tables.items() if not isinstance(table, dict)]
     if wrong or not tables:

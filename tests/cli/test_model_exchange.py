@@ -114,6 +114,25 @@ def test_import_calibrate_and_export(imported, derivatives, state, tmp_path, cap
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
+def test_constants_alone_say_whom_they_were_learned_from(imported, derivatives, capsys):
+    arguments = ["calibrate", str(imported), str(derivatives), "--device", "cpu"]
+    assert main(arguments) == 0
+    path = imported / "model.json"
+    content = json.loads(path.read_text())
+    del content["CalibrationSHA256"]
+    path.write_text(json.dumps({**content, "ExcludedParticipants": ["9"]}))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert (
+        "constants of the method 'map', learned from 4 participants (excluded: 9)" in captured.out
+    )
+    assert "keeps participant(s) 9 for tests" in captured.err
+    assert main(["info", str(imported)]) == 0
+    row = next(r for r in capsys.readouterr().out.splitlines() if r.startswith("Constants"))
+    assert row.split(maxsplit=1)[1] == "4 participants, 1 excluded"
+
+
 def test_import_says_what_comes_next(checkpoint, tmp_path, capsys):
     folder = tmp_path / "lab"
     assert main(["import", str(checkpoint), "--output", str(folder), "--key", "state_dict"]) == 0

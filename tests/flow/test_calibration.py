@@ -1,5 +1,6 @@
 """Imported models: without their target's intensities first, with them after calibration."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -128,6 +129,57 @@ def test_excluded_participants_do_not_count(imported, calibrated, derivatives, t
     assert model.intensity["TargetScale"] < whole.intensity["TargetScale"]
     with pytest.raises(InputError, match="No scans of participant.s. nobody"):
         calibrate_model(imported, derivatives, output=tmp_path / "m", exclude=["nobody"])
+
+
+@pytest.mark.parametrize("table", ["", "Calibration", "Constants"])
+def test_missing_constants_are_not_learned_from_the_models_test_participants(
+    calibrated, derivatives, table
+):
+    (calibrated / "calibration.safetensors").unlink()
+    path = calibrated / "model.json"
+    content = json.loads(path.read_text())
+    del content["CalibrationSHA256"]
+    (content.setdefault(table, {}) if table else content)["ExcludedParticipants"] = ["06"]
+    path.write_text(json.dumps(content))
+    before = load_model(calibrated)
+    assert before.calibration is None
+
+    said = []
+    model = calibrate_model(calibrated, derivatives, exclude=["sub-05"], report=said.append)
+    assert model.calibration.scans == 4
+    assert "The model keeps participant(s) 06 for tests: they are left out." in said
+    found = model.metadata["Constants"]
+    assert found["Participants"] == ["01", "02", "03", "04"]
+    assert found["ExcludedParticipants"] == ["05", "06"] and "bh-bids" in found["Software"]
+    for name in content.keys() - {"Constants"}:
+        assert model.metadata[name] == content[name]
+    np.testing.assert_array_equal(model.mean, before.mean)
+
+
+def test_a_new_description_forgets_whom_older_constants_came_from(
+    calibrated, derivatives, tmp_path
+):
+    path = calibrated / "model.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "Constants": {"Participants": ["01"]}}))
+    copy = calibrate_model(calibrated, derivatives, output=tmp_path / "copy")
+    assert "Constants" not in copy.metadata and copy.metadata["Calibration"]["Scans"] == 7
+
+
+def test_scans_that_failed_their_checks_describe_no_target(imported, derivatives, tmp_path):
+    folder = tmp_path / "derivatives"
+    shutil.copytree(derivatives, folder)
+    for label, verdict in (("06", "fail"), ("05", "warn")):
+        stem = f"sub-{label}_space-MNI152NLin2009aSym_res-1_desc-preproc_T1w"
+        sidecar = folder / f"sub-{label}" / "anat" / f"{stem}.json"
+        sidecar.write_text(json.dumps({"AnatomicalChecks": {"Verdict": verdict}}))
+    said = []
+    model = calibrate_model(imported, folder, report=said.append)
+    found = model.metadata["Calibration"]
+    assert found["Participants"] == ["01", "02", "03", "04", "05"] and found["Scans"] == 6
+    warnings = [sentence for sentence in said if "anatomical checks" in sentence]
+    assert [sentence.startswith("Warning: ") for sentence in warnings] == [True, True]
+    assert warnings[0].endswith(": sub-06.") and warnings[1].endswith(": sub-05.")
 
 
 def test_few_participants_and_other_grids_are_refused(

@@ -54,6 +54,16 @@ def test_values_of_the_variable(shelves, monkeypatch, value):
     assert [entry.name for entry in list_models()] == ["default"]
 
 
+def test_homes_of_nobody(shelves, monkeypatch):
+    _, first, _, _ = shelves
+    place(first, "philips")
+    monkeypatch.setenv("BH_MODELS", os.pathsep.join(["~bh-nobody/models", str(first)]))
+    assert [entry.name for entry in list_models()] == ["default", "philips"]
+    assert find_model("philips") == first / "philips"
+    with pytest.raises(ModelError, match="There is no model '~bh-nobody/m'"):
+        find_model("~bh-nobody/m")
+
+
 def test_a_name_that_two_models_have_is_refused(shelves):
     package, first, second, here = shelves
     for folder, name in ((first, "default"), (first, "trio"), (second, "trio")):

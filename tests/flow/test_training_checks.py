@@ -1,5 +1,6 @@
 """Target data that is no good: training refuses it, or says so, in a sentence that names it."""
 
+import json
 import re
 import shutil
 
@@ -109,6 +110,83 @@ def test_voxels_of_another_size_are_refused(train, tiny_config):
 def test_fewer_than_four_participants_are_refused(train):
     with pytest.raises(InputError, match="Only 3 participant"):
         train(exclude=["01", "02", "03"])
+
+
+def write_sidecar(tmp_path, label, content):
+    stem = f"sub-{label}_space-MNI152NLin2009aSym_res-1_desc-preproc_T1w"
+    (folder,) = (tmp_path / "derivatives").glob(f"sub-{label[:2]}/**/anat")
+    (folder / f"{stem}.json").write_bytes(content)
+
+
+def verdict(state):
+    return json.dumps({"AnatomicalChecks": {"Verdict": state}}).encode()
+
+
+def trained_on(tmp_path):
+    description = json.loads((tmp_path / "m" / "model.json").read_text())
+    return {*description["TrainingParticipants"], *description["ValidationParticipants"]}
+
+
+def test_scans_whose_anatomical_checks_failed_are_left_out(train, tmp_path):
+    write_sidecar(tmp_path, "03", verdict("fail"))
+    write_sidecar(tmp_path, "05", verdict("fail"))
+    (sentence,) = train()
+    assert "Left out" in sentence and "checks of mask and registration failed" in sentence
+    assert sentence.endswith(": sub-03, sub-05.")
+    assert trained_on(tmp_path) == {"01", "02", "04", "06"}
+
+
+def test_warnings_of_the_anatomical_checks_are_told(train, tmp_path):
+    write_sidecar(tmp_path, "03", verdict("warn"))
+    write_sidecar(tmp_path, "04", verdict("pass"))
+    (sentence,) = train()
+    assert "Used, though the anatomical checks warn" in sentence
+    assert sentence.endswith(": sub-03.")
+    assert trained_on(tmp_path) == {"01", "02", "03", "04", "05", "06"}
+
+
+def test_a_failed_session_leaves_the_participants_other_one(train, tmp_path):
+    folder = tmp_path / "derivatives" / "sub-02" / "ses-B" / "anat"
+    stem = "sub-02_ses-B_space-MNI152NLin2009aSym_res-1_desc-preproc_T1w"
+    (folder / f"{stem}.json").write_bytes(verdict("fail"))
+    (sentence,) = train()
+    assert sentence.endswith(": sub-02_ses-B.")
+    assert "02" in trained_on(tmp_path)
+    assert len(np.load(tmp_path / "m" / "training" / "store" / "slices.npy", "r")) == 6
+
+
+def test_excluded_scans_are_not_remarked_on(train, tmp_path):
+    write_sidecar(tmp_path, "03", verdict("fail"))
+    write_sidecar(tmp_path, "05", verdict("fail"))
+    (sentence,) = train(exclude=["03"])
+    assert sentence.endswith(": sub-05.")
+    assert trained_on(tmp_path) == {"01", "02", "04", "06"}
+
+
+def test_too_few_scans_that_passed(train, tmp_path):
+    for label in ("03", "04", "05"):
+        write_sidecar(tmp_path, label, verdict("fail"))
+    with pytest.raises(InputError, match="Only 3 .*without 3 whose anatomical checks failed"):
+        train()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"AnatomicalChecks": 3}',
+        b'{"AnatomicalChecks": {}}',
+        b"[" * 9999,
+    ],
+)
+def test_sidecars_without_a_verdict_are_no_matter(train, tmp_path, content):
+    write_sidecar(tmp_path, "03", content)
+    write_sidecar(tmp_path, "05", verdict("fail"))
+    (sentence,) = train()
+    assert sentence.endswith(": sub-05.")
+    assert trained_on(tmp_path) == {"01", "02", "03", "04", "06"}
 
 
 def with_skull(image, mask):

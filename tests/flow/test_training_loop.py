@@ -1,7 +1,11 @@
 """Training: it learns, it resumes exactly, it survives bad steps."""
 
+import errno
 import json
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ import torch
 
 from bh_bids.errors import DeviceError, InputError, ModelError
 from bh_bids.flow.averaging import WeightAverage
-from bh_bids.flow.checkpoint import TrainingLog
+from bh_bids.flow.checkpoint import TrainingLog, save_checkpoint
 from bh_bids.flow.config import CONDITIONS
 from bh_bids.flow.crops import CropSampler
 from bh_bids.flow.model import load_model
@@ -150,11 +154,82 @@ def test_resume_refuses_other_settings(derivatives, tiny_config, tmp_path):
         run(derivatives, tmp_path / "m", tiny_config)
 
 
-def test_damaged_checkpoint_is_named(derivatives, tiny_config, tmp_path):
+@pytest.mark.parametrize("content", [b"damaged", b""])
+def test_damaged_checkpoint_is_named(derivatives, tiny_config, tmp_path, content):
     run(derivatives, tmp_path / "m", tiny_config, max_minutes=1e-6)
-    (tmp_path / "m" / "training" / "last.pt").write_bytes(b"damaged")
+    (tmp_path / "m" / "training" / "last.pt").write_bytes(content)
     with pytest.raises(ModelError, match="last.pt cannot be read"):
         run(derivatives, tmp_path / "m", tiny_config, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_model_without_its_training_is_not_overwritten(
+    uninterrupted, derivatives, tiny_config, tmp_path, resume
+):
+    folder = tmp_path / "m"
+    shutil.copytree(uninterrupted, folder, ignore=shutil.ignore_patterns("training"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ModelError, match="holds a model already: choose another folder"):
+        run(derivatives, folder, tiny_config, resume=resume, seed=5)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+
+
+@full_disk
+def test_full_disk_ends_with_a_sentence_and_the_training_goes_on(
+    derivatives, tiny_config, tmp_path, uninterrupted
+):
+    run(derivatives, tmp_path / "m", tiny_config, max_minutes=1e-6)
+    folder = tmp_path / "m" / "training"
+    before = (folder / "last.pt").read_bytes()
+    (folder / "last.pt.part").symlink_to("/dev/full")
+    with pytest.raises(ModelError, match="last.pt cannot be written .No space left.*--resume"):
+        run(derivatives, tmp_path / "m", tiny_config, resume=True)
+    assert (folder / "last.pt").read_bytes() == before
+    assert not os.path.lexists(folder / "last.pt.part")
+    run(derivatives, tmp_path / "m", tiny_config, resume=True)
+    weights = (tmp_path / "m" / "weights.safetensors").read_bytes()
+    assert weights == (uninterrupted / "weights.safetensors").read_bytes()
+
+
+@full_disk
+def test_log_on_a_full_disk(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = TrainingLog(path, 0)
+    path.unlink()
+    path.symlink_to("/dev/full")
+    with pytest.raises(ModelError, match="log.jsonl cannot be written .*free space and go on"):
+        log.append({"step": 1})
+    path.unlink()
+    path.write_text('{"step": 2}\n')
+    (tmp_path / "log.jsonl.part").symlink_to("/dev/full")
+    with pytest.raises(ModelError, match="log.jsonl cannot be written .*free space and go on"):
+        TrainingLog(path, 2)
+    assert path.read_text() == '{"step": 2}\n'
+
+
+def test_figure_on_a_full_disk(derivatives, tiny_config, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bh_bids.flow.record.plot_learning_curve", full)
+    with pytest.raises(ModelError, match="learning_curve.png cannot be written"):
+        run(derivatives, tmp_path / "m", tiny_config)
+
+
+def test_checkpoint_is_on_the_disk_before_it_replaces_the_last(tmp_path, monkeypatch):
+    done, put = [], os.replace
+
+    def replace_noted(*paths):
+        done.append("replace")
+        put(*paths)
+
+    monkeypatch.setattr(os, "fsync", lambda _: done.append("fsync"))
+    monkeypatch.setattr(os, "replace", replace_noted)
+    save_checkpoint(tmp_path, {"step": 1})
+    assert done == ["fsync", "replace"]
 
 
 def test_checkpoint_that_runs_code_is_refused(derivatives, tiny_config, tmp_path):
@@ -224,6 +299,12 @@ def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
     log = TrainingLog(path, 4)
     log.append({"step": 5})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4, 5]
+
+
+def test_log_that_a_power_failure_spoiled(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 2}\n\0\0\xff\xfe')
+    assert TrainingLog(path, 4).entries == [{"step": 2}]
 
 
 def test_conditioned_training_resumes_exactly_and_reports_both_noises(

@@ -80,6 +80,26 @@ def test_missing_folder_and_mask(tmp_path, one_scan):
         find_scans(tmp_path, SPACE)
 
 
+@pytest.mark.parametrize("name", ["image", "mask"])
+def test_content_that_was_not_fetched_is_named(tmp_path, one_scan, name):
+    path = getattr(one_scan(), name)
+    path.unlink()
+    path.symlink_to("../.git/annex/objects/nowhere")
+    with pytest.raises(
+        InputError, match="dangling link: fetch its content .*datalad get"
+    ) as caught:
+        find_scans(tmp_path, SPACE)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_folder_is_no_scan(tmp_path, one_scan):
+    path = one_scan().image
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match="is no file"):
+        find_scans(tmp_path, SPACE)
+
+
 def test_volume_keeps_the_scan(derivatives, tiny_config):
     scan = find_scans(derivatives, SPACE)[2]
     volume = read_volume(scan, tiny_config)
@@ -180,6 +200,15 @@ def test_split_takes_named_participants():
 def test_impossible_splits(options, message):
     with pytest.raises(InputError, match=message):
         split_participants(scans_of(*"abcde"), **options)
+
+
+def test_split_takes_participants_with_a_scan_that_passed():
+    scans = [*scans_of(*"abcde"), Scan("e", None, None, "fail"), Scan("f", None, None, "fail")]
+    training, held = split_participants(scans, validation=["b"])
+    assert training + held == ["a", "c", "d", "e", "b"]
+    assert split_participants(scans, validation=["b"], exclude=["f"]) == (training, held)
+    with pytest.raises(InputError, match="All scans of participant.s. f failed"):
+        split_participants(scans, validation=["b", "f"])
 
 
 def test_pooled_quantiles_match_numpy():

@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -153,10 +154,79 @@ def test_full_folder_is_kept_without_force(written, settings, tmp_path):
     with pytest.raises(InputError, match="not empty.*--force"):
         write_dataset(out, settings)
     assert [p.name for p in out.iterdir()] == ["notes.txt"]
-    small = Settings(1, settings.sites[:1], settings.heads, 0, 8.0)
+
+
+@pytest.fixture
+def small(settings):
+    return Settings(1, settings.sites[:1], settings.heads, 0, 8.0)
+
+
+def test_force_replaces_its_own_dataset(small, tmp_path):
+    out = tmp_path / "out"
+    write_dataset(out, small)
+    (out / "notes.txt").write_text("of the old one")
     write_dataset(out, small, force=True)
     assert not (out / "notes.txt").exists() and (out / "participants.tsv").exists()
-    write_dataset(out, small, force=True)  # its own dataset may be replaced
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        None,
+        b'{"Name": "bh-simulate", "GeneratedBy": [{"Name": "heudiconv"}]}',
+        b'{"GeneratedBy": "bh-simulate"}',
+        b"{",
+        b"\xff",
+        b"[]",
+    ],
+)
+def test_force_spares_what_it_did_not_write(small, tmp_path, description):
+    out = tmp_path / "out"
+    (out / "sub-01").mkdir(parents=True)
+    (out / "sub-01" / "IM0001.dcm").write_text("precious")
+    if description is not None:
+        (out / "dataset_description.json").write_bytes(description)
+    with pytest.raises(InputError, match="did not write"):
+        write_dataset(out, small, force=True)
+    assert (out / "sub-01" / "IM0001.dcm").read_text() == "precious"
+
+
+@pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_dataset_that_cannot_be_replaced_is_put_back(small, tmp_path, monkeypatch, stop):
+    out = tmp_path / "out"
+    write_dataset(out, small)
+    before = digests(out)
+    put = os.replace
+
+    def fail(source, target):
+        if Path(source).name == "new":
+            raise stop
+        put(source, target)
+
+    monkeypatch.setattr(dataset.os, "replace", fail)
+    with pytest.raises((InputError, KeyboardInterrupt)):
+        write_dataset(out, small, force=True)
+    assert digests(out) == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_dataset_that_cannot_even_be_put_back_is_kept(small, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    write_dataset(out, small)
+    before = digests(out)
+    put = os.replace
+
+    def fail(source, target):
+        if Path(target) == out:
+            raise OSError(5, "Input/output error")
+        put(source, target)
+
+    monkeypatch.setattr(dataset.os, "replace", fail)
+    with pytest.raises(InputError, match="what it held is in (.*)[.]$") as caught:
+        write_dataset(out, small, force=True)
+    (kept,) = tmp_path.glob(".out.*/old")
+    assert str(kept) in str(caught.value) and digests(kept) == before
 
 
 def test_force_spares_other_datasets_and_the_current_folder(settings, tmp_path, monkeypatch):

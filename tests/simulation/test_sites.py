@@ -40,11 +40,25 @@ def test_toml_builds_on_presets(tmp_path):
         ("[siteX]\nti = 100\n", "does not fit"),
         ("[siteX]\nfield = 40\n", "relaxation model"),
         ('["site-X"]\nfield = 3\n', "letters and digits"),
+        ("[siteX]\nechoes = -5\n", "echoes must be positive"),
+        ("[siteX]\nti = -1.0\n", "ti must be positive"),
+        ("[siteX]\ntr = inf\n", "tr must be positive and finite"),
+        ("[siteX]\nte = nan\n", "te must be positive and finite"),
+        ("[siteX]\nnoise = inf\n", "noise must not be negative or infinite"),
+        ("[siteX]\nvoxel_size = [1, 1, inf]\n", "three positive"),
+        ("[siteX]\nflip_angle = 180\n", "less than 180"),
+        ("x = " + "[" * 9999, "not valid TOML"),
     ],
 )
 def test_wrong_sites_are_named(tmp_path, text, sentence):
     with pytest.raises(InputError, match=sentence):
         load_sites(write(tmp_path / "sites.toml", text))
+
+
+def test_other_encodings_are_named(tmp_path):
+    (tmp_path / "sites.toml").write_bytes('[siteX]\nmanufacturer = "Hänsel"\n'.encode("latin-1"))
+    with pytest.raises(InputError, match="sites.toml is not valid TOML: 'utf-8' codec"):
+        load_sites(tmp_path / "sites.toml")
 
 
 def test_missing_file_is_named(tmp_path):
