@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ..errors import InputError
 from .ants_images import deterministic, silent, to_ants
-from .bias import rough_correction
+from .bias import NO_NEGATIVE, rough_correction
 from .resampling import content_box, downsample, extend, resample, voxel_sizes, voxel_volume
 from .templates import find_head_template
 
@@ -33,6 +33,11 @@ from here on it does not. Simulated low contrasts have 0.51 to 0.56, others up t
 heads 0.20 to 0.27."""
 BRAIN_VOLUME_ML = (600.0, 2500.0)
 """Plausible volumes of what a skull-stripped T1w shows, in ml."""
+LEAST_CORE_ML = 10.0
+"""A smaller core is no brain, and nothing of it lies deep enough to find the border from."""
+NEGATIVE = (0.01, 0.10)
+"""Shares of negative voxels in the brain that are told, and refused: they count as 0. An
+interpolation leaves a few at edges; a z-scored brain has half of them."""
 MIN_BACKGROUND = 0.4
 """A skull-stripped scan has at least this share of voxels at its background value."""
 
@@ -138,7 +143,7 @@ def brain_mask(
     Raises
     ------
     InputError
-        If no brain is found.
+        If no brain is found, or more than 10 % of it is negative.
     """
     warnings = []
     if given is not None:
@@ -156,7 +161,42 @@ def brain_mask(
             f"The brain mask ({method}) has {volume_ml:.0f} ml, which is no brain: check that the "
             "scan is a T1w head in its true orientation, or give a mask with --derivatives."
         )
+    warnings += negative_intensities(volume, mask)
     return mask, {"Method": method, "Volume_ml": round(volume_ml, 1), "Warnings": warnings}
+
+
+def negative_intensities(volume, mask):
+    """Tell of a brain with negative intensities, which all that follows takes for 0.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        Brain mask.
+
+    Returns
+    -------
+    list of str
+        A sentence if 1 % of the brain's voxels or more are negative.
+
+    Raises
+    ------
+    InputError
+        If more than 10 % are.
+    """
+    share = np.count_nonzero(volume[mask] < 0) / max(np.count_nonzero(mask), 1)
+    told, refused = NEGATIVE
+    if share > refused:
+        raise InputError(
+            f"{100 * share:.0f} % of the brain is negative: its intensities look z-scored or "
+            f"shifted; {NO_NEGATIVE}"
+        )
+    if share < told:
+        return []
+    return [
+        f"{100 * share:.1f} % of the brain is negative and counts as 0: check that the scan's "
+        "intensities were not shifted."
+    ]
 
 
 def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
@@ -176,11 +216,18 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
     Returns
     -------
     numpy.ndarray of bool, shape (x, y, z)
+        Empty, or a few ml, if the template was not found in the scan.
+
+    Raises
+    ------
+    InputError
+        If no intensity is positive, or more than 10 % of the brain is negative.
     """
     corrected = rough_correction(volume, affine)
     small, grid = downsample(corrected, affine, SLOPPY_SPACING if sloppy else WORKING_SPACING)
     # Beyond the head's brightest fat, intensities carry no anatomy but pull the metric.
-    small = np.clip(small, 0, np.percentile(small[small > small.mean()], 98))
+    small = np.maximum(small, 0)
+    small = np.minimum(small, np.percentile(small[small > small.mean()], 98))
     fixed, moving = to_ants(small, grid), to_ants(head.volume, head.affine)
     with deterministic(seed), tempfile.TemporaryDirectory() as folder:
         # A head that nods far is lost from a start at the middles alone.
@@ -206,6 +253,9 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
         ).numpy()
     probability = resample(warped, grid, volume.shape, affine)
     core = _largest_component(probability > 0.5)
+    if _too_small(core, affine):
+        return core
+    negative_intensities(volume, core)  # below 0 there is no contrast that shows a border
     evened = corrected / _tissue_level(corrected, affine, core)
     within = None
     # Where fluid is nearly as bright as cortex, the border is the average head's rather than the
@@ -214,7 +264,13 @@ def extract_brain(volume, affine, head, *, seed=0, sloppy=False):
     if doubt:
         within = probability > 0.5 * doubt
         core = _largest_component(probability > 0.5 + 0.3 * doubt)
+        if _too_small(core, affine):
+            return core
     return _without_holes(refine_mask(evened, core, voxel_sizes(affine), within=within))
+
+
+def _too_small(core, affine):
+    return core.sum() * voxel_volume(affine) < LEAST_CORE_ML
 
 
 def _tissue_level(volume, affine, core, *, spread=12.0, rounds=3):

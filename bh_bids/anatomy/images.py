@@ -325,7 +325,8 @@ def load_mask(path, shape, affine, of="brain"):
     affine : numpy.ndarray, shape (4, 4)
         Of the scan on RAS axes.
     of : {"brain", "lesion"}
-        What it covers. A mask of lesions may be empty.
+        What it covers. Of a brain are the voxels above 0.5, of lesions all above 0; a mask of
+        lesions may be empty.
 
     Returns
     -------
@@ -343,7 +344,7 @@ def load_mask(path, shape, affine, of="brain"):
             f"The {of} mask {path} does not lie on the grid of its T1w scan: resample it, or "
             f"{without}."
         )
-    mask = image.get_fdata(dtype=np.float32) > 0.5
+    mask = image.get_fdata(dtype=np.float32) > {"brain": 0.5, "lesion": 0}[of]
     if of == "brain" and not mask.any():
         raise InputError(f"The {of} mask {path} is empty: make it again, or {without}.")
     return mask

@@ -5,18 +5,12 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 
+from ..anatomy.lesions import usable_lesion
 from ..errors import InputError, ModelError
 from ..intensity import to_target_units
 from ..mapping.mapping import Mapping, straight_mapping
 from .device import resolve_device
-from .guards import (
-    clipping,
-    contrast_guard,
-    finite_or_before,
-    lesion_guard,
-    usable_lesion,
-    usable_volume,
-)
+from .guards import clipping, contrast_guard, finite_or_before, lesion_guard, usable_volume
 from .solvers import Problem, get_solver, make_parameters
 from .structure import structure_figures, structure_guards
 

@@ -22,7 +22,6 @@ FEW_INTENSITIES = 32
 # A lesion's contrast to its surroundings may be multiplied by this: a map of intensities that
 # undoes a scanner's contrast changes it, too.
 LESION_KEPT = (0.5, 2.0)
-MOST_LESION = 0.5
 
 
 def usable_volume(volume, mask, model):
@@ -129,43 +128,6 @@ def contrast_guard(source, mask, model):
     return correlation, []
 
 
-def usable_lesion(lesion, mask):
-    """Check a lesion mask.
-
-    Parameters
-    ----------
-    lesion : array_like of bool, shape (x, y, z), or None
-    mask : numpy.ndarray of bool, shape (x, y, z)
-        Brain mask.
-
-    Returns
-    -------
-    numpy.ndarray of bool or None
-        The lesion's voxels in the brain; None if there are none.
-
-    Raises
-    ------
-    InputError
-        If the mask lies on another grid, or hardly leaves a brain to estimate anything from.
-    """
-    if lesion is None:
-        return None
-    lesion = np.asarray(lesion).astype(bool)
-    if lesion.shape != mask.shape:
-        raise InputError(
-            f"The lesion mask has shape {lesion.shape}, the brain mask {mask.shape}: resample it."
-        )
-    lesion = lesion & mask
-    if not lesion.any():
-        return None
-    if lesion.sum() > MOST_LESION * mask.sum():
-        raise InputError(
-            f"The lesion mask covers {lesion.sum() / mask.sum():.0%} of the brain: too little is "
-            "left to tell the scan's contrast from. Check that it is no brain mask."
-        )
-    return lesion
-
-
 def lesion_guard(source, harmonized, mask, lesion):
     """What became of a lesion's contrast to its surroundings.
 
@@ -246,9 +208,10 @@ def clipping(source, harmonized, mask, mapping):
     Returns
     -------
     dict of str to int
-        ``SourceNegative``: below 0 in the source, taken as 0; ``ResultZero``: above 0 in the
-        source and 0 in the result; ``BeyondMap``: brighter than the intensity map's last knot,
-        where the map is continued.
+        ``SourceNegative``: below 0 in the source, taken as 0 (none where the volume comes from
+        :func:`bh_bids.anatomy.fit.to_model_grid`: what was negative in the scan is told with its
+        brain mask); ``ResultZero``: above 0 in the source and 0 in the result; ``BeyondMap``:
+        brighter than the intensity map's last knot, where the map is continued.
     """
     inside, after = source[mask], harmonized[mask]
     field = mapping.log_field()

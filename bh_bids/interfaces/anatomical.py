@@ -122,12 +122,14 @@ class CorrectBias(SimpleInterface):
     def _run_interface(self, runtime):
         from ..anatomy.bias import n4_bias_field
         from ..anatomy.images import load_mask, read_ras, save_nifti
+        from ..anatomy.lesions import usable_lesion
 
         volume, affine = read_ras(self.inputs.in_file)
         mask = read_ras(self.inputs.mask)[0] > 0
         if isdefined(self.inputs.lesion):
-            healthy = mask & ~load_mask(self.inputs.lesion, volume.shape, affine, of="lesion")
-            mask = healthy if healthy.any() else mask
+            lesion = load_mask(self.inputs.lesion, volume.shape, affine, of="lesion")
+            lesion = usable_lesion(lesion, mask)
+            mask = mask if lesion is None else mask & ~lesion
         out = Path(runtime.cwd) / "corrected.nii.gz"
         effort = {"iterations": (10,)} if self.inputs.sloppy else {}
         save_nifti(volume / n4_bias_field(volume, affine, mask, **effort), affine, out)

@@ -104,7 +104,7 @@ class FromWithinTemplate(SimpleInterface):
     output_spec = _FromTemplateOutputSpec
 
     def _run_interface(self, runtime):
-        from ..anatomy.brain import foreground, is_skull_stripped
+        from ..anatomy.brain import foreground, is_skull_stripped, negative_intensities
         from ..anatomy.images import read_ras, save_nifti
         from ..anatomy.registration import image_matrix, write_affine
         from ..anatomy.resampling import resample, voxel_volume
@@ -123,6 +123,7 @@ class FromWithinTemplate(SimpleInterface):
         details["WithinTemplate"] = self.inputs.scans
         if isdefined(self.inputs.warnings):
             details["Warnings"] = [*self.inputs.warnings, *details["Warnings"]]
+        details["Warnings"] += negative_intensities(volume, mask)
         folder = Path(runtime.cwd)
         (folder / "details.json").write_text(json.dumps(details))
         self._results.update(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bh_bids.anatomy import bias
-from bh_bids.anatomy.bias import n4_bias_field
+from bh_bids.anatomy.bias import n4_bias_field, rough_correction
+from bh_bids.errors import InputError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,6 +66,20 @@ def test_negative_intensities_do_no_harm(biased, estimated, small_brain):
     assert np.isfinite(field).all() and field.min() > 0
     found = np.log(field)[small_brain.mask]
     assert np.corrcoef(found, estimated[small_brain.mask])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("voxels", [0, 1])
+def test_a_mask_of_which_nothing_is_left_is_refused(voxels, small_brain):
+    """One voxel of 4 mm is none of 8 mm: a field from it would be no number."""
+    mask = np.zeros_like(small_brain.mask)
+    mask[20 : 20 + voxels, 24, 20] = True
+    with pytest.raises(InputError, match="nothing is left to estimate the bias field from"):
+        n4_bias_field(small_brain.volume, small_brain.affine, mask)
+
+
+def test_a_scan_of_negative_intensities_alone_is_refused(small_brain):
+    with pytest.raises(InputError, match="No intensity of the scan is positive"):
+        rough_correction(small_brain.volume - 1000, small_brain.affine)
 
 
 @pytest.mark.slow

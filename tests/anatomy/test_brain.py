@@ -1,5 +1,7 @@
 """Is there a skull, where is the brain: on heads whose brain is known."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -269,3 +271,67 @@ def test_what_has_no_brains_volume_is_refused(head):
         brain_mask(head.volume, head.affine, given=given)
     with pytest.raises(InputError, match="no brain"):
         brain_mask(np.ones_like(head.volume), head.affine, mode="skip")
+
+
+@pytest.fixture
+def shifted(small_brain):
+    """Gives the small brain shifted by a constant, so that a share of it is negative."""
+
+    def shift(share):
+        inside = small_brain.volume[small_brain.mask]
+        level = np.quantile(inside, share) if share else 0
+        return np.where(small_brain.mask, small_brain.volume - level, 0).astype(np.float32)
+
+    return shift
+
+
+@pytest.mark.parametrize(("share", "said"), [(0, []), (0.005, []), (0.05, ["5.0 % of the brain"])])
+def test_a_few_negative_intensities_are_told(share, said, shifted, small_brain):
+    _, details = brain_mask(shifted(share), small_brain.affine, given=small_brain.mask)
+    assert len(details["Warnings"]) == len(said)
+    for sentence, start in zip(details["Warnings"], said, strict=True):
+        assert sentence.startswith(start) and "counts as 0" in sentence
+
+
+@pytest.mark.parametrize("mode", ["auto", "given"])
+def test_a_z_scored_brain_is_refused(mode, small_brain):
+    """Its dark half would be lost: with a mask of its own, and with one that is given."""
+    volume, mask = small_brain.volume, small_brain.mask
+    scored = np.where(mask, (volume - volume[mask].mean()) / volume[mask].std(), 0)
+    given = mask if mode == "given" else None
+    with pytest.raises(InputError, match=r"\d\d % of the brain is negative.*z-scored or shifted"):
+        brain_mask(scored.astype(np.float32), small_brain.affine, given=given)
+
+
+@pytest.fixture
+def quick_extraction(head_template, monkeypatch):
+    """Extraction in seconds, with the probability of brain multiplied."""
+    monkeypatch.setattr(module, "SLOPPY_SPACING", 6.0)
+    monkeypatch.setattr(bias, "ESTIMATION_SPACING", 8.0)
+
+    def prepare(certainty):
+        weak = replace(head_template, probability=certainty * head_template.probability)
+        monkeypatch.setattr(module, "find_head_template", lambda name: (weak, []))
+
+    return prepare
+
+
+@pytest.mark.parametrize(("certainty", "doubt"), [(0.4, 0), (0.7, 1)])
+def test_a_head_without_a_sure_brain_is_refused(
+    certainty, doubt, head, quick_extraction, monkeypatch
+):
+    """Nowhere is it likelier than not, or nowhere sure though its border is in doubt."""
+    quick_extraction(certainty)
+    monkeypatch.setattr(module, "_fluid_like_cortex", lambda volume, core: doubt)
+    with pytest.raises(InputError, match="has 0 ml, which is no brain"):
+        brain_mask(head.volume, head.affine, mode="force", sloppy=True)
+
+
+@pytest.mark.parametrize(
+    ("shift", "said"), [(1000, "No intensity"), (190, "% of the brain is negative")]
+)
+def test_a_shifted_head_is_refused_for_what_it_is(shift, said, head, quick_extraction):
+    """Fat stays positive where the brain does not."""
+    quick_extraction(1.0)
+    with pytest.raises(InputError, match=f"{said}.*original, non-negative intensities"):
+        brain_mask(head.volume - shift, head.affine, mode="force", sloppy=True)

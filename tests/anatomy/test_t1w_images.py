@@ -305,6 +305,20 @@ def test_mask_in_another_axis_order_is_taken(tmp_path):
     np.testing.assert_array_equal(load_mask(tmp_path / "mask.nii.gz", SHAPE, AFFINE), head > 1)
 
 
+@pytest.mark.parametrize("value", [0.2, 0.4, 1, 3])
+def test_all_above_zero_is_a_lesion_and_above_one_half_a_brain(value, tmp_path):
+    data = np.where(marked_head() > 1, np.float32(value), np.float32(0))
+    write(tmp_path / "mask.nii", data)
+    lesion = load_mask(tmp_path / "mask.nii", SHAPE, AFFINE, of="lesion")
+    np.testing.assert_array_equal(lesion, data > 0)
+    if value > 0.5:
+        brain = load_mask(tmp_path / "mask.nii", SHAPE, AFFINE)
+        np.testing.assert_array_equal(brain, data > 0)
+    else:
+        with pytest.raises(InputError, match="empty"):
+            load_mask(tmp_path / "mask.nii", SHAPE, AFFINE)
+
+
 @pytest.mark.parametrize("wrong", ["shape", "affine", "empty"])
 def test_mask_that_does_not_fit_is_refused(wrong, tmp_path):
     data, affine = (marked_head() > 1).astype(np.uint8), AFFINE.copy()
