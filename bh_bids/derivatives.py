@@ -9,7 +9,6 @@ from .errors import InputError
 from .reports.svg import write_text
 
 BIDS_VERSION = "1.10.0"
-RESOLUTION = "1 mm isotropic"
 ANATOMICAL_FIGURES = ("brain", "registration")
 HARMONIZATION_FIGURES = ("flicker", "difference", "ncc", "histogram", "trace")
 VIEWER = "viewer"

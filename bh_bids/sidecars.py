@@ -2,7 +2,6 @@
 
 import shlex
 
-from .derivatives import RESOLUTION
 from .intensity import SCALE_PERCENTILE
 from .provenance import inputs_sha256, software_versions
 
@@ -10,27 +9,42 @@ _SWITCHES = ("anat_only", "longitudinal", "force", "sloppy")
 _ELSEWHERE = ("Warnings", "Checks", "WithinTemplate")
 
 
-def image_sidecar(scan, *, description, space=None, template=None):
+def image_sidecar(scan, *, description, model=None):
     """Sidecar of a derived image.
 
     Parameters
     ----------
     scan : bh_bids.dataset.Scan
     description : str
-    space : str, optional
-        Standard space of the image; the scan's own grid without.
-    template : str, optional
-        BIDS URI or name of the spatial reference; the space's name by default.
+    model : dict, optional
+        Description of the model on whose grid the image lies; the scan's own grid without.
 
     Returns
     -------
     dict
     """
     sidecar = {"Description": description, "Sources": [scan.uri], "SkullStripped": True}
-    if space:
-        sidecar["SpatialReference"] = template or space
-        sidecar["Resolution"] = RESOLUTION
+    if model:
+        sidecar |= grid_of(model)
     return {**sidecar, **scan.scanner}
+
+
+def grid_of(model):
+    """A sidecar's account of the grid that a model's images lie on.
+
+    Parameters
+    ----------
+    model : dict
+        Description of the target-domain model.
+
+    Returns
+    -------
+    dict
+    """
+    sizes = [f"{size:g}" for size in model["Config"].get("voxel_size", (1.0, 1.0, 1.0))]
+    isotropic = len(set(sizes)) == 1
+    resolution = f"{sizes[0]} mm isotropic" if isotropic else f"{' x '.join(sizes)} mm"
+    return {"SpatialReference": model["Config"]["space"], "Resolution": resolution}
 
 
 def anatomical_checks(extraction):

@@ -1,12 +1,7 @@
 """All that is written to the output folder by the workflows."""
 
-from bh_bids.derivatives import (
-    HARMONIZATION_FIGURES,
-    RESOLUTION,
-    VIEWER,
-    lack_masks,
-)
-from bh_bids.sidecars import image_sidecar, provenance
+from bh_bids.derivatives import HARMONIZATION_FIGURES, VIEWER, lack_masks
+from bh_bids.sidecars import grid_of, image_sidecar, provenance
 
 
 def init_outputs_wf(*, scan, settings, model, key, within=(), name="outputs_wf"):
@@ -83,7 +78,7 @@ def init_outputs_wf(*, scan, settings, model, key, within=(), name="outputs_wf")
         sinks.append((source, node))
         return node
 
-    preproc = _sink_anatomical(sink, scan, space, standard, key, origin)
+    preproc = _sink_anatomical(sink, scan, model, standard, key, origin)
     checked = pe.Node(
         Function(function=_checked_sidecar, output_names=["meta_dict"]),
         name="sidecar_preproc",
@@ -146,11 +141,12 @@ def _connect_sinks(workflow, inputs, sinks, mark):
         workflow.connect(node, "out_file", last, name)
 
 
-def _sink_anatomical(sink, scan, space, standard, key, origin):
+def _sink_anatomical(sink, scan, model, standard, key, origin):
     """Sinks of brain masks, transforms and the preprocessed scan; the last is given back."""
+    space = model["Config"]["space"]
     mask = {"Type": "Brain", "Description": "Brain mask", "Sources": [scan.uri], **origin}
     sink("ds_mask", "mask", desc="brain", suffix="mask", meta=mask)
-    standard_mask = {**mask, "SpatialReference": space, "Resolution": RESOLUTION}
+    standard_mask = {**mask, **grid_of(model)}
     sink(
         "ds_preproc_mask",
         "preproc_mask",
@@ -160,7 +156,7 @@ def _sink_anatomical(sink, scan, space, standard, key, origin):
         **standard,
     )
     description = "Brain, bias-corrected and affinely registered, in the scan's own intensities"
-    preproc = image_sidecar(scan, space=space, description=description)
+    preproc = image_sidecar(scan, model=model, description=description)
     preproc |= {"ProvenanceKey": key, **origin}
     preproc = sink("ds_preproc", "preproc", desc="preproc", suffix="T1w", meta=preproc, **standard)
     for source, ends in (("to_space", ("T1w", space)), ("from_space", (space, "T1w"))):
@@ -304,5 +300,5 @@ def _harmonized_sidecar(result, details, scan, settings, model, space, mask_used
     if not mask_used:
         block.pop("MaskSHA256", None)
     description = f"Brain harmonized to the target domain of model {model['Name']}, {where}"
-    sidecar = image_sidecar(scan, description=description, space=space or None)
+    sidecar = image_sidecar(scan, description=description, model=model if space else None)
     return {**sidecar, **anatomical_checks(found), "Harmonization": block}

@@ -18,7 +18,7 @@ from bh_bids.derivatives import (
 )
 from bh_bids.provenance import file_sha256, provenance_key
 from bh_bids.settings import Settings
-from bh_bids.sidecars import harmonization_block, intensity_map
+from bh_bids.sidecars import harmonization_block, image_sidecar, intensity_map
 
 SPACE = "MNI152NLin2009aSym"
 
@@ -214,6 +214,21 @@ def test_a_scan_that_is_made_again_keeps_no_figure_and_no_image_of_another_space
     left = {p.name for p in folder.glob("*_desc-harmonized_*")}
     assert left == {f"{images[1].name}.nii.gz", f"{images[1].name}.json"}
     assert not list(folder.glob("*_desc-harmonization_metrics.*"))
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (None, "1 mm isotropic"),
+        ((2.0, 2.0, 2.0), "2 mm isotropic"),
+        ((1, 1, 1.5), "1 x 1 x 1.5 mm"),
+    ],
+)
+def test_sidecars_tell_the_models_grid(scan, size, told):
+    config = {"space": SPACE} | ({} if size is None else {"voxel_size": size})
+    sidecar = image_sidecar(scan, description="brain", model={"Config": config})
+    assert sidecar["SpatialReference"] == SPACE and sidecar["Resolution"] == told
+    assert "Resolution" not in image_sidecar(scan, description="on its own grid")
 
 
 def test_the_scans_that_lack_masks_are_named(scan, tmp_path):
