@@ -1,6 +1,7 @@
 """What stands in the output folder: names of files, its description, and whether a scan is done."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,16 +217,22 @@ def unmark(scan, space, settings, harmonization=True):
     for anat_only in (True, False) if harmonization else (True,):
         outputs = expected_outputs(scan, space, replace(settings, anat_only=anat_only))
         for name in outputs[:2]:
-            (settings.output_dir / name).unlink(missing_ok=True)
+            _remove(settings.output_dir / name)
     written = expected_outputs(scan, space, settings)
     every = expected_outputs(scan, space, replace(settings, output_spaces=("T1w", space)))
     for name in every:
         path = settings.output_dir / name
         if name.parent.name == "figures":
-            path.unlink(missing_ok=True)
+            _remove(path)
         elif name not in written:
-            path.with_name(path.name.replace(".nii.gz", ".json")).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            _remove(path.with_name(path.name.replace(".nii.gz", ".json")))
+            _remove(path)
+
+
+def _remove(path):
+    """Remove a file; of what is in its way the step that writes it tells."""
+    with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        path.unlink()
 
 
 def is_complete(scan, space, settings):

@@ -1,6 +1,7 @@
 """What marks scans as done: never there while files of two runs may be mixed."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -94,20 +95,43 @@ def test_what_is_done_or_left_to_another_run_keeps_its_mark(settings, monkeypatc
         lock.close()
 
 
+def run_with(in_the_way, run, tmp_path):
+    """A run with something in the way of its results, and what it left; then one without."""
+    anat = tmp_path / "out" / "sub-01" / "anat"
+    code, _, err = run()
+    assert code == 1 and "1 of 1 scans have no results" in err
+    assert (anat / "sub-01_desc-harmonized_T1w.nii.gz").is_file()
+    left = {p.name for p in anat.glob("*_desc-harmonization_metrics.*")}
+    in_the_way.unlink() if in_the_way.is_file() else shutil.rmtree(in_the_way)
+    code, _, err = run()
+    assert code == 0, err
+    mark = anat / "sub-01_desc-harmonization_metrics.json"
+    others = [p for p in anat.iterdir() if "_desc-harmonization_metrics" not in p.name]
+    assert max(p.stat().st_mtime_ns for p in others) <= mark.stat().st_mtime_ns
+    return left
+
+
 def test_a_step_that_crashes_leaves_the_scan_undone(small_dataset, small_model, tmp_path, run_here):
-    options = ("--sloppy", "--participant-label", "01")
+    def run():
+        options = ("--sloppy", "--participant-label", "01")
+        return run_here(small_dataset, tmp_path, small_model, *options)
+
+    trace = tmp_path / "out" / "sub-01" / "anat" / "sub-01_desc-trace_metrics.tsv"
+    (trace / "no file can be written here").mkdir(parents=True)
+    assert run_with(trace, run, tmp_path) == set()
+
+
+def test_a_figure_that_fails_leaves_the_table(small_dataset, small_model, tmp_path, run_here):
+    """The scan is not done, and is drawn again; its results are whole."""
+
+    def run():
+        options = ("--sloppy", "--participant-label", "01")
+        return run_here(small_dataset, tmp_path, small_model, *options)
+
     figures = tmp_path / "out" / "sub-01" / "figures"
     figures.parent.mkdir(parents=True)
     figures.write_text("no folder: no figure can be written")
-    code, _, err = run_here(small_dataset, tmp_path, small_model, *options)
-    figures.unlink()
-    assert code == 1 and "1 of 1 scans have no results" in err
-    anat = tmp_path / "out" / "sub-01" / "anat"
-    assert (anat / "sub-01_desc-harmonized_T1w.nii.gz").is_file()
-    assert not list(anat.glob("*_desc-harmonization_metrics.*"))
-    code, _, err = run_here(small_dataset, tmp_path, small_model, *options)
-    assert code == 0, err
-    mark = anat / "sub-01_desc-harmonization_metrics.json"
-    others = [p for p in (tmp_path / "out/sub-01").rglob("sub-01_*") if p.parent.name != "log"]
-    others = [p for p in others if not p.name.startswith("sub-01_desc-harmonization_metrics")]
-    assert max(p.stat().st_mtime_ns for p in others if p.is_file()) <= mark.stat().st_mtime_ns
+    ends = ("json", "tsv")
+    left = {f"sub-01_desc-harmonization_metrics.{end}" for end in ends}
+    assert run_with(figures, run, tmp_path) == left
+    assert list(figures.glob("*.svg"))
