@@ -18,8 +18,9 @@ others, go through the pipeline (DERIVATIVES is made), and each site is a gap; M
 been trained on other heads at the target site.
 
 The methods unet, unet-3plane and cyclegan are trained for each gap, on every second participant of
-"tune"; unet-other on gamma 0.7 alone. Nobody is scored on participants they were trained on.
-Networks are kept in DIR/networks.
+"tune", as the group level trains them; those that end in -large are larger and trained longer,
+which takes a GPU. unet-other is trained on gamma 0.7 alone. Nobody is scored on participants they
+were trained on. Networks are kept in DIR/networks.
 
 DIR gets harmonization.md (tables), harmonization.json (all records) and one figure per split. A
 run takes up the records that are there: kill it and start it again, or add a method later. The

@@ -1,7 +1,7 @@
 """The methods of the tables: from a case's source to target units."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,6 +12,20 @@ from bh_bids.harmonization import SOLVERS, harmonize
 from bh_bids.intensity import to_target_units
 
 ORACLE_BINS = 2048
+
+# Networks as large, and trained as long, as one would with a GPU at hand.
+LARGE = {
+    "features": (32, 64, 128, 256, 256, 32),
+    "steps": 4000,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+}
+LARGE_GAN = {
+    "features": (16, 32, 64, 64, 64, 16),
+    "steps": 1500,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+}
 
 
 class IdentityFlow:
@@ -48,6 +62,8 @@ class Method:
         is scored on. ``run`` then takes the fitted comparator in the model's place.
     comparator : str or None
         Its name.
+    settings : dict
+        Of its training, where they are not the group level's.
     """
 
     run: Callable
@@ -56,13 +72,15 @@ class Method:
     slices_apart: bool = False
     trained_on: str | None = None
     comparator: str | None = None
+    settings: dict = field(default_factory=dict)
 
 
-def _trained(comparator, gap):
+def _trained(comparator, gap, **settings):
     return Method(
         lambda case, fitted, *_: fitted.apply(case.source, case.mask),
         trained_on=gap,
         comparator=comparator,
+        settings=settings,
     )
 
 
@@ -159,6 +177,7 @@ METHODS = {
     "map-notissue": _solver("map", tissue=False),
     "map-nocontrast": _solver("map", contrast=False),
     "map-noruler": _solver("map", ruler=False),
+    "map-noslopes": _solver("map", slopes=False),
     "map-nodivision": _solver("map", division=False),
     "map-histogram": _solver("map", ruler=False, division=False),
     "map-nonoise": _solver("map", noise=False),
@@ -169,6 +188,8 @@ METHODS = {
     "unet-3plane": _trained("unet-3plane", "own"),
     "cyclegan": _trained("cyclegan", "own"),
     "unet-other": _trained("unet", "gamma0.7"),
+    "unet-large": _trained("unet", "own", **LARGE),
+    "cyclegan-large": _trained("cyclegan", "own", **LARGE_GAN),
 }
 # Other starts of the paper's method were compared once, and networks take minutes to train for
 # each gap; both are there for who asks.

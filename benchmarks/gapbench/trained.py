@@ -41,7 +41,7 @@ def fitted(name, gap, setting):
         for part in ("source", "truth")
     )
     return fit_cached(
-        COMPARATORS[method.comparator](),
+        COMPARATORS[method.comparator](**method.settings),
         sources,
         targets,
         setting.networks,
@@ -50,6 +50,8 @@ def fitted(name, gap, setting):
     )
 
 
+# Read several times for each network, and gaps take seconds to make: both parts of all trainees.
+@lru_cache(maxsize=32)
 def _scan(scan, gap, seed, part):
     case = scan.case(gap, seed)
     volume, _ = to_target_units(getattr(case, part), case.mask)
