@@ -138,7 +138,9 @@ def _write(model, derivatives, folder, others, fold):
     with tempfile.TemporaryDirectory(prefix="bh-crossfit-") as aside:
         store = open_store(aside, scans, config, report)
         intensity, mean = describe_domain(store.volumes, config, store.release)
-        constants = learn_constants(store.volumes, mean, intensity, config, report, store.release)
+        constants = learn_constants(
+            store.volumes, mean, intensity, model.flow, report, store.release
+        )
     metadata = {
         **model.metadata,
         "Name": folder.name,

@@ -89,13 +89,13 @@ def calibrate_model(
         for sentence in unlike_others(store.volumes):
             report(f"Warning: {sentence}")
         if constants_alone:
-            known = given.mean, given.intensity, config
+            known = given.mean, given.intensity, given.to(device).flow
             constants = learn_constants(store.volumes, *known, report, store.release)
             metadata = {**given.metadata, "Constants": origin}
             save_model(target, given.flow, given.mean, metadata, constants)
             return load_model(target.absolute())
         intensity, mean = describe_domain(store.volumes, config, store.release)
-        known = mean, intensity, config
+        known = mean, intensity, given.to(device).flow
         constants = learn_constants(store.volumes, *known, report, store.release)
         report("Measuring bits per dimension.")
         bits, count = measure_bits(given.to(device).flow, store.volumes, config)

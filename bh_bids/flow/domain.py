@@ -7,7 +7,9 @@ import numpy as np
 
 from ..intensity import SCALE_PERCENTILE
 from ..mapping.calibration import calibrate
+from .engine import FlowEngine
 from .slices import STEP
+from .slopes import ContrastSlopes
 
 N_QUANTILES = 257
 MODE_DIGITS = 5
@@ -52,7 +54,7 @@ def describe_domain(volumes, config, release=lambda: None):
     return intensity, (mean / len(volumes)).astype(np.float32)
 
 
-def learn_constants(volumes, mean, intensity, config, report, release=lambda: None):
+def learn_constants(volumes, mean, intensity, flow, report, release=lambda: None):
     """Constants of the method "map".
 
     Parameters
@@ -64,7 +66,8 @@ def learn_constants(volumes, mean, intensity, config, report, release=lambda: No
         Mean volume, target units.
     intensity : dict
         Of :func:`describe_domain`.
-    config : FlowConfig
+    flow : TargetFlow
+        It is asked of the contrast, if it can be.
     report : callable
         Called with one sentence at a time.
     release : callable
@@ -86,8 +89,11 @@ def learn_constants(volumes, mean, intensity, config, report, release=lambda: No
             yield volume.in_target_units()
             release()
 
-    pooled = intensity.get("Quantiles")
-    return calibrate(scaled, mean, config.voxel_size, report, pooled=pooled)
+    pooled, config, slopes = intensity.get("Quantiles"), flow.config, None
+    if pooled and ContrastSlopes.known_to(config):
+        engine = FlowEngine.from_flow(flow, tf32=False)
+        slopes = ContrastSlopes(engine, mean, pooled)
+    return calibrate(scaled, mean, config.voxel_size, report, pooled=pooled, slopes=slopes)
 
 
 def pooled_quantiles(counts, number):

@@ -217,7 +217,7 @@ def train_model(
         flow = TargetFlow(config)
         flow.load_state_dict(trainer.best_state)
         # The flow must not learn from the validation participants; these few constants may.
-        known = mean, intensity, config
+        known = mean, intensity, flow.to(group.device)
         constants = learn_constants(stored.volumes, *known, report, stored.release)
         save_model(output, flow, mean, metadata, constants)
         return metadata

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..mapping.calibration import together_told
 from ..mapping.disturb import NOISE
 from ..mapping.ruler import ASKED, trusted_share
 from ..mapping.scanner import own_deviation
@@ -30,6 +31,12 @@ ERROR, ERROR_DIVIDED = 1.15, 0.6
 LIKELY, UNLIKELY = 1.0, 1.5
 
 
+# The flow's slopes were learned of undisturbed scans. The same for their own distance, and for how
+# far the detail along the axes is from the target's, in standard deviations of target scans.
+SLOPES_NEAR, SLOPES_FAR = 2.0, 3.0
+SLOPES_DETAIL, SLOPES_ODD = 2.0, 3.0
+
+
 @dataclass(frozen=True)
 class Seen:
     """What one brain's intensities look like once its field is gone.
@@ -47,7 +54,7 @@ class Seen:
     change : numpy.ndarray, shape (LEVELS,)
         How the ruler says that this brain deviates from the usual.
     ruler : dict
-        Weight, share, and figures of the ruler.
+        Weight, share, and figures of the ruler; of the flow's slopes under ``Slopes``.
     """
 
     own: np.ndarray
@@ -115,7 +122,7 @@ def told_deviation(calibration, profile, sharpness, sigma, evened=0.0):
     if too_noisy or calibration.ruler_gain <= 0:
         weight = 0.0
     change = ruler.predict(profile)
-    size = _size(change, calibration)
+    size = _size(change, calibration.ruler_error)
     account = {
         "Weight": round(float(weight), 4),
         "Distance": round(distance, 3),
@@ -126,6 +133,46 @@ def told_deviation(calibration, profile, sharpness, sigma, evened=0.0):
         "Evened": round(float(evened), 4),
     }
     return change, account
+
+
+def told_with_slopes(calibration, told, slopes, blur):
+    """What ruler and flow's slopes say of a brain together.
+
+    Parameters
+    ----------
+    calibration : bh_bids.mapping.calibration.Calibration
+        With slopes.
+    told : tuple
+        Of :func:`told_deviation`.
+    slopes : numpy.ndarray, shape (KNOTS,)
+        Of :class:`bh_bids.flow.slopes.ContrastSlopes`; NaN where the flow cannot tell.
+    blur : array_like, shape (AXES,), or None
+        As the scan was, voxels squared; None where it is not known, or was changed.
+
+    Returns
+    -------
+    change : numpy.ndarray, shape (LEVELS,)
+    account : dict
+        That of the ruler, and ``Slopes``.
+    """
+    change, account = told
+    ruler, own = calibration.slopes, {"Weight": 0.0}
+    if blur is None or not np.isfinite(slopes).all():
+        return change, {**account, "Slopes": own}
+    distance = ruler.distance(slopes)
+    odd = float(np.sqrt(np.mean(np.square(blur) / np.mean(calibration.null_blur**2, axis=0))))
+    weight = (1 - ramp(distance, SLOPES_NEAR, SLOPES_FAR)) * (
+        1 - ramp(odd, SLOPES_DETAIL, SLOPES_ODD)
+    )
+    own = {
+        "Weight": round(float(weight), 4),
+        "Distance": round(distance, 3),
+        "Detail": round(odd, 3),
+    }
+    change = together_told(change, ruler.predict(slopes), own["Weight"])
+    size = _size(change, _error(calibration, own["Weight"]))
+    share = round(trusted_share(size, ERROR), 4)
+    return change, {**account, "Deviation": round(size, 3), "Share": share, "Slopes": own}
 
 
 def decide(calibration, seen, *, mapped, divided=True):
@@ -149,13 +196,14 @@ def decide(calibration, seen, *, mapped, divided=True):
     usual, shift = (
         np.mean([getattr(s, name) for s in seen], axis=0) for name in ("usual", "shift")
     )
-    change, told, size, share = _told_together(seen)
+    change, told, by_slopes, size, share = _told_together(seen)
     as_told = np.maximum.accumulate(usual + told * change)
 
     def unlikeness(quantiles):
         found = (1 - told) * calibration.unlikeness(quantiles - shift)
         if told > 0:
-            # In full: how far off it may be is in the spread of what it leaves of target scans.
+            # In full: how far off it may be is in the spread of what the ruler leaves of target
+            # scans. (With the slopes less is left; by its spread odd anatomies were mapped.)
             found += told * calibration.unlikeness_told(quantiles, as_told)
         return found
 
@@ -182,7 +230,8 @@ def decide(calibration, seen, *, mapped, divided=True):
         decision["Division"] = {"Weight": 0.0, "Reason": "part of a brain"}
     elif weight > 0:
         asked = np.maximum.accumulate(usual + told * trusted_share(size, ASKED) * change)
-        by_both, decision["Division"] = _divided(calibration, own, usual, asked, told, unlikeness)
+        spread, error = _spread(calibration, told, by_slopes), _error(calibration, by_slopes)
+        by_both, decision["Division"] = _divided(own, usual, asked, spread, error, unlikeness)
         likely = decision["Division"]["Weight"]
         expected = np.maximum.accumulate(likely * by_both + (1 - likely) * expected)
     target = weight * expected + (1 - weight) * own
@@ -195,8 +244,9 @@ def _told_together(seen):
     Returns
     -------
     change : numpy.ndarray, shape (LEVELS,)
-    told, size, share : float
-        ``Weight``, ``Deviation`` and ``Share`` of :func:`told_deviation`.
+    told, by_slopes, size, share : float
+        ``Weight`` of the ruler and of the slopes, ``Deviation`` and ``Share`` of
+        :func:`told_deviation`.
     """
     trusted = np.array([s.ruler.get("Weight", 0.0) for s in seen])
     weights = trusted if trusted.any() else np.ones(len(seen))
@@ -205,27 +255,44 @@ def _told_together(seen):
         float(np.average([s.ruler.get(name, 0.0) for s in seen], weights=weights))
         for name in ("Deviation", "Share")
     )
-    return change, float(trusted.mean()), size, share
+    by_slopes = np.average(
+        [s.ruler.get("Slopes", {}).get("Weight", 0.0) for s in seen], weights=weights
+    )
+    return change, float(trusted.mean()), float(by_slopes), size, share
 
 
-def _divided(calibration, own, usual, asked, told, unlikeness):
+def _spread(calibration, told, by_slopes):
+    """Spread of target scans' log-quantiles about the expected, as far as each is trusted."""
+    parts = [(1 - told, calibration.own_spread), (told * (1 - by_slopes), calibration.told_spread)]
+    if by_slopes > 0:
+        parts.append((told * by_slopes, calibration.both_spread))
+    return np.concatenate([np.sqrt(weight) * spread for weight, spread in parts])
+
+
+def _error(calibration, by_slopes):
+    """Error of what is told of a brain, target units."""
+    both = calibration.both_error if by_slopes > 0 else 0.0
+    return float((1 - by_slopes) * calibration.ruler_error + by_slopes * both)
+
+
+def _divided(own, usual, asked, spread, error, unlikeness):
     """Quantiles that ruler and scanner prior expect of this participant, and how far to go by them.
 
     Parameters
     ----------
     own, usual, asked : numpy.ndarray, shape (LEVELS,)
         The scan's, the target's, and those that the ruler expects of the participant.
-    told : float
-        How far the ruler is trusted.
+    spread : numpy.ndarray, shape (n, LEVELS)
+        Of target scans about these.
+    error : float
+        Of what they go by, target units.
     unlikeness : callable
         Of quantiles, from the target's scans.
     """
-    of_all, of_told = calibration.own_spread, calibration.told_spread
-    spread = np.concatenate([np.sqrt(1 - told) * of_all, np.sqrt(told) * of_told])
     expected = asked + own_deviation(own, asked, spread)
     unlike = unlikeness(np.maximum.accumulate(expected))
     deviation = expected - usual
-    size = _size(deviation, calibration)
+    size = _size(deviation, error)
     share = trusted_share(size, ERROR_DIVIDED)
     account = {
         "Weight": round(float(1 - ramp(unlike, LIKELY, UNLIKELY)), 4),
@@ -236,6 +303,6 @@ def _divided(calibration, own, usual, asked, told, unlikeness):
     return usual + share * deviation, account
 
 
-def _size(deviation, calibration):
-    """Root mean square of a deviation, in the ruler's errors."""
-    return float(np.sqrt(np.mean(deviation**2)) / calibration.ruler_error)
+def _size(deviation, error):
+    """Root mean square of a deviation, in errors of what tells it."""
+    return float(np.sqrt(np.mean(deviation**2)) / error)

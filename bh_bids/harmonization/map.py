@@ -41,6 +41,9 @@ class MapParameters:
         Map intensities where their distribution is unlike the target's.
     ruler : bool
         Let texture and steady places tell the participant's own contrast from the scanner's.
+    slopes : bool
+        Let what the flow asks of the contrast tell it, too, of a scan that is neither noisy nor
+        blurred.
     division : bool
         Divide what the ruler leaves between scanner and participant, by what either usually does.
         Without both, the map is a histogram match.
@@ -64,13 +67,23 @@ class MapParameters:
     tissue: bool = True
     contrast: bool = True
     ruler: bool = True
+    slopes: bool = True
     division: bool = True
     noise: bool = True
     flow: str = "model"
     batch_slices: int = 8
 
     def __post_init__(self):
-        for name in ("bias", "resolution", "tissue", "contrast", "ruler", "division", "noise"):
+        for name in (
+            "bias",
+            "resolution",
+            "tissue",
+            "contrast",
+            "ruler",
+            "slopes",
+            "division",
+            "noise",
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"The parameter {name} must be true or false.")
         if self.flow not in FLOWS:

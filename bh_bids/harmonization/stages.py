@@ -9,13 +9,14 @@ import torch
 from ..errors import ModelError
 from ..flow.context import slice_context
 from ..flow.engine import FlowEngine
+from ..flow.slopes import ContrastSlopes
 from ..mapping import spectrum
 from ..mapping.field import Lattice, field_spread, find_field, log_field, regional_shift
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
 from ..mapping.resolution import blur_between, detail_spectrum, sharpened
 from ..mapping.ruler import contrast_profile
-from .contrast import Seen, told_deviation
+from .contrast import Seen, told_deviation, told_with_slopes
 from .denoise import CANDIDATES, FlowDenoiser
 from .gates import LITTLE, NOISY, blur_gate, field_gate
 from .latent import LatentStep
@@ -53,7 +54,7 @@ class VolumeRun:
                 "choose the method 'paper'."
             )
         self.problem, self.parameters, self.calibration = problem, parameters, model.calibration
-        self.coefficients, self.tissue_gain = None, None
+        self.coefficients, self.tissue_gain, self.blur = None, None, None
         self.intensity_map, self.mapped, self.sigma = None, None, None
         self.guards, self.trace, self.cleaned = [], [], False
         self.volume = problem.source
@@ -180,6 +181,7 @@ class VolumeRun:
         blur = blur_between(spectrum, calibration.detail)
         weight, self.decisions["Resolution"] = blur_gate(blur, calibration)
         if weight == 0:
+            self.blur = blur
             return
         self.volume = sharpened(self.volume, mask, weight * blur)
         self.verdict("resolution", self.volume)
@@ -204,9 +206,31 @@ class VolumeRun:
             matched, self.telling, calibration.quantiles, self.lattice, calibration.steady
         )
         evened = self.decisions["Tissue"].get("Weight", 0.0)
-        change, account = told_deviation(calibration, profile, sharpness, self.sigma, evened)
+        change, account = told = told_deviation(calibration, profile, sharpness, self.sigma, evened)
+        if self._undisturbed and account["Weight"] > 0:
+            change, account = told_with_slopes(
+                calibration, told, self._slopes(matched, self.telling), self.blur
+            )
         # The deviation goes with the intensity: of a part of a brain, shares are others.
         return np.interp(self.quantiles, calibration.quantiles, change), account
+
+    @property
+    def _undisturbed(self):
+        """Whether the scan is one of those that the flow's slopes were learned of."""
+        return (
+            self.parameters.slopes
+            and self.flow == "model"
+            and self.calibration.slopes is not None
+            and self.blur is not None
+            and not self.noisy
+            and self.tissue_gain is None
+        )
+
+    def _slopes(self, matched, telling):
+        """What the flow asks of the contrast of a matched brain."""
+        model = self.problem.model
+        slopes = ContrastSlopes(self._engine, model.mean, model.intensity["Quantiles"])
+        return slopes(np.where(telling, matched, 0), telling)
 
     def remove_noise(self):
         """Take the noise away where it is beyond the target's."""

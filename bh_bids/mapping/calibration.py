@@ -1,6 +1,7 @@
 """What the mapping needs to know of a target domain, learned once from its training scans."""
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,15 @@ from .field import Lattice, orders, regional_shift
 from .intensity import SHARES, brain_quantiles, map_between
 from .null_field import learn_null_field
 from .resolution import AXES, RINGS, blur_between, detail_spectrum
-from .ruler import ASKED, COLUMNS, ContrastRuler, contrast_profile, leave_one_out, trusted_share
+from .ruler import (
+    ARRAYS,
+    ASKED,
+    COLUMNS,
+    ContrastRuler,
+    contrast_profile,
+    leave_one_out,
+    trusted_share,
+)
 from .scanner import log_quantiles, spread_of
 from .spectrum import power_spectrum
 from .steady import Agreement, samples
@@ -22,6 +31,9 @@ from .tissue import Surroundings, together, unevenness
 COMPONENTS, TOLD_COMPONENTS = 3, 1
 # Directions of what the ruler leaves, as the scanner prior knows it.
 TOLD_SPREAD = 32
+# Where the flow's slopes are asked, too: their share in what both tell, and how many other
+# anatomies of each scan they are learned from.
+SLOPES_SHARE, ANATOMIES = 0.7, 4
 MIN_SCANS = 4
 # Each scan's texture is also seen disturbed, so many times; of many scans fewer times each.
 DISTURBED, MOST_DISTURBED = 8, 200
@@ -63,6 +75,13 @@ class Calibration:
     told_spread : numpy.ndarray, shape (at most TOLD_SPREAD, LEVELS)
         The same of those, disturbed versions included, from the quantiles that a ruler expects that
         was not fitted to the scan.
+    slopes_centre, slopes_scale, slopes_offset, slopes_weights, slopes_modes, slopes_limit
+        Of a second :class:`~bh_bids.mapping.ruler.ContrastRuler`, which goes by what the flow asks
+        of the contrast (:mod:`bh_bids.flow.slopes`); it was fitted to scans that no scanner has
+        disturbed, as they are and with other anatomies. Empty where the flow cannot be asked.
+    both_error, both_spread : numpy.ndarray
+        The same as ruler_error and told_spread, of such scans, of what ruler and slopes tell
+        together.
     steady : numpy.ndarray, shape (3, n)
         Places where participants agree (:meth:`bh_bids.mapping.steady.Agreement.places`).
     sharpness : numpy.ndarray, shape (2,)
@@ -101,6 +120,14 @@ class Calibration:
     ruler_error: np.ndarray
     own_spread: np.ndarray
     told_spread: np.ndarray
+    slopes_centre: np.ndarray
+    slopes_scale: np.ndarray
+    slopes_offset: np.ndarray
+    slopes_weights: np.ndarray
+    slopes_modes: np.ndarray
+    slopes_limit: np.ndarray
+    both_error: np.ndarray
+    both_spread: np.ndarray
     steady: np.ndarray
     sharpness: np.ndarray
     spectrum: np.ndarray
@@ -117,14 +144,15 @@ class Calibration:
     @property
     def ruler(self):
         """The contrast ruler."""
-        return ContrastRuler.from_arrays(
-            self.ruler_centre,
-            self.ruler_scale,
-            self.ruler_offset,
-            self.ruler_weights,
-            self.ruler_modes,
-            self.ruler_limit,
-        )
+        return self._ruler("ruler")
+
+    @property
+    def slopes(self):
+        """The ruler that goes by the flow's slopes, or None."""
+        return self._ruler("slopes") if self.slopes_scale.size else None
+
+    def _ruler(self, name):
+        return ContrastRuler.from_arrays(**{n: getattr(self, f"{name}_{n}") for n in ARRAYS})
 
     def unlikeness(self, quantiles):
         """How far a brain's quantiles lie from the training scans'; about 1 for one of them.
@@ -174,7 +202,7 @@ class Calibration:
         return cls(**{name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()})
 
 
-def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled=None):
+def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled=None, slopes=None):
     """Learn the constants of a target domain.
 
     Parameters
@@ -192,6 +220,9 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     pooled : array_like, shape (q,), optional
         Quantiles of the target's brains together, evenly spaced from 0 to 100 %, as the model
         describes its target by; without, they are those of the scans.
+    slopes : callable, optional
+        ``slopes(matched, mask)`` gives what the flow asks of the contrast of a volume whose
+        histogram was matched (:class:`bh_bids.flow.slopes.ContrastSlopes`).
 
     Returns
     -------
@@ -218,7 +249,11 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     report("Learning what goes with the participants' own contrast.")
     agreement = Agreement(samples(volume, volume > 0, lattice) for volume in volumes())
     usual = _Usual(pooled, lattice, histograms, len(quantiles))
-    profiles, of_each, sharpness = _profiles(volumes(), usual, agreement, voxel_size, report)
+    seen = _profiles(volumes(), usual, agreement, voxel_size, report, slopes)
+    profiles, of_each, sharpness = (
+        np.array([[getattr(v, name) for v in scan] for scan, _ in seen])
+        for name in ("profile", "deviation", "sharpness")
+    )
     ruler = ContrastRuler(profiles, of_each)
     told = leave_one_out(profiles, of_each)
     left = of_each - told
@@ -245,6 +280,7 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
         ruler_error=np.asarray(error),
         own_spread=spread_of(_log_deviations(of_each[:, 0], pooled, pooled), len(of_each)),
         told_spread=_told_spread(of_each, told, error, pooled),
+        **_learn_slopes([clean for _, clean in seen], profiles, of_each, pooled),
         steady=agreement.places(),
         sharpness=np.array([sharpness.mean(), max(sharpness.std(), 1e-3)]),
         spectrum=power_spectrum(volumes(), mean),
@@ -253,6 +289,40 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
         local_contrast=contrast,
         null_unevenness=uneven,
     )
+
+
+def _learn_slopes(clean, profiles, of_each, pooled):
+    """The ruler by the flow's slopes, and what it and the other leave, of undisturbed scans.
+
+    Parameters
+    ----------
+    clean : list of list of _Seen
+        The versions of each scan that the flow was asked of.
+    profiles, of_each : numpy.ndarray
+        What the other ruler is fitted to.
+    pooled : numpy.ndarray, shape (LEVELS,)
+    """
+    if not clean[0]:
+        names = (*(f"slopes_{name}" for name in ARRAYS), "both_error", "both_spread")
+        return {name: np.zeros(0) for name in names}
+    asked, own, slopes = (
+        np.array([[getattr(v, name) for v in scan] for scan in clean])
+        for name in ("profile", "deviation", "slopes")
+    )
+    by_texture = leave_one_out(profiles, of_each, asked=asked)
+    told = together_told(by_texture, leave_one_out(slopes, own))
+    left = own - told
+    error = max(np.sqrt(np.mean(left**2)), 1e-6)
+    return {
+        **{f"slopes_{name}": array for name, array in ContrastRuler(slopes, own).arrays.items()},
+        "both_error": np.asarray(error),
+        "both_spread": _told_spread(own, told, error, pooled),
+    }
+
+
+def together_told(by_ruler, by_slopes, weight=1.0):
+    """What ruler and slopes tell together, where the slopes are trusted by ``weight``."""
+    return by_ruler + weight * SLOPES_SHARE * (by_slopes - by_ruler)
 
 
 def _told_spread(of_each, told, error, pooled):
@@ -315,39 +385,53 @@ class _Usual:
         self.quantiles, self.lattice, self.scans = quantiles, lattice, scans
         self._histograms = histograms
 
-    def look(self, truth, volume, mask, places):
-        """Profile, deviation and sharpness of a volume that the target saw as ``truth``."""
+    def look(self, truth, volume, mask, places, slopes=None):
+        """What is seen of a volume that the target saw as ``truth``."""
         inside = self.lattice(truth) > 0
         shift, _ = regional_shift(inside, self.lattice, self._histograms, self.scans)
         usual = np.maximum.accumulate(self.quantiles + shift)
         match = map_between(brain_quantiles(volume[mask]), usual)
-        profile, sharpness = contrast_profile(
-            np.where(mask, match(volume), 0), mask, self.quantiles, self.lattice, places
-        )
+        matched = np.where(mask, match(volume), 0)
+        profile, sharpness = contrast_profile(matched, mask, self.quantiles, self.lattice, places)
         # By intensity: of a part of a brain, shares are others.
         deviation = np.interp(self.quantiles, usual, brain_quantiles(truth[mask]) - usual)
-        return profile, deviation, sharpness
+        return _Seen(profile, deviation, sharpness, slopes and slopes(matched, mask))
 
 
-def _profiles(volumes, usual, agreement, voxel_size, report):
-    """What the versions of each scan look like after a match; the first is the scan itself.
+class _Seen(NamedTuple):
+    """Profile, deviation, sharpness and slopes of one version of a scan."""
+
+    profile: np.ndarray
+    deviation: np.ndarray
+    sharpness: float
+    slopes: np.ndarray | None
+
+
+def _profiles(volumes, usual, agreement, voxel_size, report, slopes):
+    """What the versions of each scan look like after a match.
 
     Returns
     -------
-    profiles, deviations, sharpness : numpy.ndarray
-        Shapes (scans, versions, COLUMNS), (scans, versions, LEVELS) and (scans, versions).
+    list of tuple
+        Of each scan two lists of :class:`_Seen`. The first: the scan itself, and disturbed
+        versions. The second, empty where there are no slopes: the scan itself, and other
+        anatomies, undisturbed.
     """
     disturbances = int(np.clip(MOST_DISTURBED // usual.scans, 1, DISTURBED))
     found = []
     for k, volume in enumerate(volumes):
         mask, rng = volume > 0, np.random.default_rng(k)
         places = agreement.places(without=samples(volume, mask, usual.lattice))
-        found.append([usual.look(volume, volume, mask, places)])
-        for _ in range(disturbances):
+        itself = usual.look(volume, volume, mask, places, slopes)
+        versions, clean = [itself], [itself] if slopes else []
+        for number in range(disturbances):
             truth, part = other_anatomy(volume, mask, voxel_size, rng)
-            found[-1].append(usual.look(truth, disturbed(truth, part, rng), part, places))
+            versions.append(usual.look(truth, disturbed(truth, part, rng), part, places))
+            if slopes and number < ANATOMIES:
+                clean.append(usual.look(truth, truth, part, places, slopes))
+        found.append((versions, clean))
         report(f"Scan {k + 1} of {usual.scans}, as it is and disturbed {disturbances} times.")
-    return (np.array([[v[i] for v in scan] for scan in found]) for i in range(3))
+    return found
 
 
 def _size(deviation, modes, mode_sd, rest_sd):

@@ -25,6 +25,8 @@ COMPONENTS = 4
 # A deviation is taken for at most this many times the largest of the training scans'.
 REACH = 1.25
 NEVER = 1e6
+# What a ruler is made of.
+ARRAYS = ("centre", "scale", "offset", "weights", "modes", "limit")
 # What the ruler tells counts from this many times its error where the scanner prior is asked next.
 ASKED = 1.3
 
@@ -97,8 +99,7 @@ class ContrastRuler:
     @property
     def arrays(self):
         """What the ruler is made of, by name."""
-        names = ("centre", "scale", "offset", "weights", "modes", "limit")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ARRAYS}
 
     def predict(self, profile):
         """Deviations from the usual quantiles, shape (..., LEVELS), of profiles (..., COLUMNS)."""
@@ -150,13 +151,25 @@ def _best_ridges(standard, scores):
     return best
 
 
-def leave_one_out(profiles, deviations, **settings):
-    """Deviations of each scan predicted by a ruler that never saw it; (scans, versions, LEVELS)."""
-    found = np.empty((*profiles.shape[:2], LEVELS))
+def leave_one_out(profiles, deviations, *, asked=None):
+    """Deviations of each scan predicted by a ruler that never saw it.
+
+    Parameters
+    ----------
+    profiles, deviations
+        As :class:`ContrastRuler` takes them.
+    asked : numpy.ndarray, shape (scans, n, COLUMNS), optional
+        Profiles of other versions of the scans; by default those that the ruler is fitted to.
+
+    Returns
+    -------
+    numpy.ndarray, shape (scans, n, LEVELS)
+    """
+    asked = profiles if asked is None else asked
+    found = np.empty((*asked.shape[:2], LEVELS))
     for k in range(len(profiles)):
         others = np.arange(len(profiles)) != k
-        ruler = ContrastRuler(profiles[others], deviations[others], **settings)
-        found[k] = ruler.predict(profiles[k])
+        found[k] = ContrastRuler(profiles[others], deviations[others]).predict(asked[k])
     return found
 
 

@@ -227,6 +227,11 @@ def _map_text(blocks):
             ", with a deviation predicted, by a ridge regression on target scans, from the brain's "
             "texture and its brightness where participants agree, both after a histogram match"
         )
+        if any(_of(r, "Slopes", "Weight") for r in rulers):
+            deviation += (
+                ", and in undisturbed scans by another from the slopes of the flow's log density "
+                "with the slopes of a map of intensities"
+            )
         divisions = [_of(b, "Decisions", "Contrast", "Division") or {} for b in used]
         divided = any(d.get("Weight") and d.get("Share") for d in divisions)
         division = (

@@ -188,18 +188,20 @@ def _ruler_row(ruler):
     figures = ", ".join(f"{name} {figure}" for name, figure in named if figure)
     about = f" (against target scans: {figures})" if figures else ""
     share = _number(ruler.get("Share"))
+    who, slopes = "The scan's texture, and places where participants agree,", ruler.get("Slopes")
+    if isinstance(slopes, dict) and _number(slopes.get("Weight")):
+        who = "The scan's texture, places where participants agree, and the flow,"
     if weight > 0 and share == 0:
         sentence = (
-            "As far as the scan's texture, and places where participants agree, can tell, the "
-            f"participant's own contrast is the target's average{about}."
+            f"As far as {who[0].lower() + who[1:]} can tell, the participant's own contrast is the "
+            f"target's average{about}."
         )
         return _row(OWN_CONTRAST, "left", "Average", sentence)
     weight *= 1.0 if share is None else share
     if weight > 0:
         how = "" if weight >= 1 else f", with a weight of {weight:.0%}".replace("%", " %")
         sentence = (
-            "The scan's texture, and places where participants agree, told the participant's own "
-            "contrast from the scanner's"
+            f"{who} told the participant's own contrast from the scanner's"
             f"{how}, and the own was kept{about}."
         )
         return _row(OWN_CONTRAST, "done", "Kept", sentence)

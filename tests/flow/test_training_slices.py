@@ -34,10 +34,11 @@ def test_constants_are_learned_from_one_scan_of_each_participant(monkeypatch, ti
         for k, label in enumerate(["1", "1", "2", "3", "2"])
     ]
     said = []
-    domain.learn_constants(volumes, None, {}, tiny_config, said.append)
+    flow = SimpleNamespace(config=tiny_config)
+    domain.learn_constants(volumes, None, {}, flow, said.append)
     assert seen["volumes"] == [[0, 2, 3], [0, 2, 3]]
     assert "each of the 3 participants" in said[0]
-    domain.learn_constants(volumes[1:4], None, {}, tiny_config, said.append)
+    domain.learn_constants(volumes[1:4], None, {}, flow, said.append)
     assert seen["volumes"][0] == [1, 2, 3] and len(said) == 1
 
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bh_bids.harmonization.contrast import Seen, decide
+from bh_bids.harmonization.contrast import Seen, decide, told_with_slopes
+from bh_bids.mapping.calibration import SLOPES_SHARE
 from bh_bids.mapping.intensity import LEVELS, SHARES
 from bh_bids.mapping.scanner import own_deviation
 
@@ -103,6 +104,79 @@ def test_of_a_ruler_that_is_trusted_in_part_the_spread_lies_between():
         large.target - USUAL,
         large.decision["Division"]["Share"]
         * own_deviation(PARTICIPANT**3, USUAL, np.sqrt(0.5) * OWN),
+        atol=1e-5,
+    )
+
+
+def with_slopes(error=1e-4, both_error=1e-4, both_spread=0.25 * OWN, distance=1.0):
+    """Constants with a second ruler, which predicts a tenth of what it is told."""
+    given = calibration(error)
+    given.both_error, given.both_spread = both_error, both_spread
+    given.null_blur = np.tile([0.05, 0.1, 0.2], (6, 1)) * [[1], [-1], [1], [-1], [1], [-1]]
+    given.slopes = SimpleNamespace(
+        predict=lambda slopes: 0.1 * np.interp(SHARES, [0, 1], slopes[:2]),
+        distance=lambda slopes: distance,
+    )
+    return given
+
+
+def told(change, size=2.0, weight=1.0):
+    return change, {"Weight": weight, "Deviation": size, "Share": 0.7}
+
+
+SLOPES = np.array([0.1, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("distance", "odd", "weight"),
+    [
+        (1.99, 0.0, 1),
+        (2.5, 0.0, 0.5),
+        (3.01, 0.0, 0),
+        (1.0, 1.99, 1),
+        (1.0, 2.5, 0.5),
+        (2.5, 2.5, 0.25),
+    ],
+)
+def test_slopes_are_asked_of_what_they_know(distance, odd, weight):
+    """Their own distance from the target's, and the detail's; each of two ramps."""
+    change = 0.02 * np.sin(np.pi * SHARES)
+    given = with_slopes(error=0.01, both_error=0.002, distance=distance)
+    blur = odd * np.array([0.05, 0.1, 0.2])
+    found, account = told_with_slopes(given, told(change), SLOPES, blur)
+    assert account["Slopes"]["Weight"] == pytest.approx(weight, abs=1e-3)
+    assert account["Slopes"]["Detail"] == pytest.approx(odd, abs=1e-3)
+    by_slopes = 0.1 * np.interp(SHARES, [0, 1], SLOPES)
+    expected = change + account["Slopes"]["Weight"] * SLOPES_SHARE * (by_slopes - change)
+    np.testing.assert_allclose(found, expected)
+    error = (1 - weight) * 0.01 + weight * 0.002
+    size = np.sqrt(np.mean(found**2)) / error
+    assert account["Deviation"] == pytest.approx(size, rel=2e-3)
+    assert account["Share"] == pytest.approx(max(0, 1 - (1.15 / size) ** 2), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "blur"), [(SLOPES * np.nan, np.zeros(3)), (SLOPES, None), (SLOPES, np.full(3, 9.0))]
+)
+def test_slopes_that_cannot_be_told_change_nothing(slopes, blur):
+    change = 0.02 * np.sin(np.pi * SHARES)
+    given = with_slopes(error=np.sqrt(np.mean(change**2)) / 2)
+    found, account = told_with_slopes(given, told(change), slopes, blur)
+    assert account["Slopes"]["Weight"] == 0
+    np.testing.assert_array_equal(found, change)
+    assert account["Deviation"] == 2.0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_what_slopes_leave_of_participants_is_less(weight):
+    """The scanner prior goes by the spread that is left, as far as they are trusted."""
+    given = seen(PARTICIPANT**3, weight=1.0)
+    given.ruler["Slopes"] = {"Weight": weight}
+    contrast = decide(with_slopes(), [given], mapped=True)
+    spread = np.concatenate([np.sqrt(1 - weight) * 0.5 * OWN, np.sqrt(weight) * 0.25 * OWN])
+    np.testing.assert_allclose(
+        contrast.target - USUAL,
+        contrast.decision["Division"]["Share"] * own_deviation(PARTICIPANT**3, USUAL, spread),
         atol=1e-5,
     )
 

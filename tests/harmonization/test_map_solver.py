@@ -13,11 +13,11 @@ from bh_bids.errors import InputError, ModelError
 from bh_bids.evaluation.similarity import psnr
 from bh_bids.flow.config import FlowConfig
 from bh_bids.flow.network import TargetFlow
-from bh_bids.harmonization import gates, harmonize, harmonize_together
+from bh_bids.harmonization import gates, harmonize, harmonize_together, stages
 from bh_bids.harmonization.denoise import FlowDenoiser
 from bh_bids.harmonization.gates import ramp
 from bh_bids.harmonization.slices import SliceBox
-from bh_bids.mapping.calibration import calibrate
+from bh_bids.mapping.calibration import SLOPES_SHARE, calibrate
 from bh_bids.mapping.disturb import NOISE
 from bh_bids.mapping.field import (
     WHOLE,
@@ -861,3 +861,93 @@ def test_of_a_part_of_a_brain_less_is_asked(domain, model):
     )
     found = result.decisions["Contrast"]["Unlikeness"]
     assert found == pytest.approx(domain.calibration.unlikeness(own - shift), rel=0.02)
+
+
+class Asked:
+    """In a flow's place: what the densest slopes would be, told of the matched brain's texture."""
+
+    def __init__(self, engine, mean, quantiles):
+        assert len(quantiles) == 257
+
+    def __call__(self, matched, mask):
+        assert not matched[~mask].any()
+        steps, level = np.abs(np.diff(matched, axis=2)), matched[:, :, 1:]
+        inside = mask[:, :, 1:] & mask[:, :, :-1]
+        place = np.digitize(level[inside], [0.6, 0.8])
+        return np.array([steps[inside][place == k].mean() for k in range(3)])
+
+
+@pytest.fixture(scope="module")
+def slopes_domain():
+    scans = [make_scan(seed) for seed in range(10)]
+    mean = np.mean(scans, axis=0)
+    asked = Asked(None, None, np.zeros(257))
+    calibration = calibrate(lambda: iter(scans), mean, (4.0, 4.0, 4.0), slopes=asked)
+    return SimpleNamespace(scans=scans, mean=mean, calibration=calibration)
+
+
+@pytest.fixture
+def with_slopes(slopes_domain, monkeypatch, set_noise):
+    """Solve with a model whose flow is asked of the contrast; a quiet scan unless set."""
+    monkeypatch.setattr(stages, "ContrastSlopes", Asked)
+    set_noise(0.004)
+    known = slopes_domain.calibration
+    trusted = {
+        "ruler_gain": np.asarray(0.5), "ruler_scale": 100 * known.ruler_scale,
+        "slopes_scale": 100 * known.slopes_scale, "sharpness": known.sharpness * [1, 20],
+        "null_blur": 100 * known.null_blur, "null_unevenness": 100 * known.null_unevenness,
+    }  # fmt: skip
+
+    def call(source=None, changes=(), **parameters):
+        model = make_model(slopes_domain, **{**trusted, **dict(changes)})
+        model.intensity["Quantiles"] = np.linspace(0, 4, 257).tolist()
+        source = make_scan(36) ** 0.7 if source is None else source
+        result = solve(source, model, ruler=True, bias=False, **parameters)
+        return result.decisions["Contrast"]["Ruler"], result
+
+    return call
+
+
+def test_the_flow_is_asked_of_the_contrast_of_an_undisturbed_scan(slopes_domain, with_slopes):
+    told, result = with_slopes(division=False)
+    assert told["Slopes"]["Weight"] == 1 and told["Weight"] == 1
+    source, calibration = make_scan(36) ** 0.7, slopes_domain.calibration
+    pooled = calibration.quantiles
+    matched = np.where(MASK, map_between(brain_quantiles(source[MASK]), pooled)(source), 0)
+    lattice = Lattice(SHAPE, (4.0, 4.0, 4.0))
+    profile, _ = contrast_profile(matched, MASK, pooled, lattice, calibration.steady)
+    slopes = Asked(None, None, np.zeros(257))(matched.astype(np.float32), MASK)
+    wide = replace(
+        calibration,
+        ruler_scale=100 * calibration.ruler_scale,
+        slopes_scale=100 * calibration.slopes_scale,
+    )
+    change = (1 - SLOPES_SHARE) * wide.ruler.predict(profile)
+    change = change + SLOPES_SHARE * wide.slopes.predict(slopes)
+    size = np.sqrt(np.mean(change**2)) / float(calibration.both_error)
+    assert told["Deviation"] == pytest.approx(size, rel=0.01)
+    expected = np.maximum.accumulate(pooled + told["Share"] * change)
+    found = np.quantile(result.volume[MASK] / SCALE, SHARES)
+    np.testing.assert_allclose(found[8:-8], expected[8:-8], atol=2e-3)
+
+
+def test_of_a_disturbed_scan_it_is_not_asked(with_slopes, set_noise, slopes_domain):
+    for parameters in ({"slopes": False}, {"flow": "gaussian"}, {"resolution": False}):
+        assert "Slopes" not in with_slopes(**parameters)[0]
+    # Sharpened, or made even: it is no longer what was learned of.
+    sharp = {"null_blur": 1e-9 + 0 * slopes_domain.calibration.null_blur}
+    blurred = gaussian_filter(make_scan(36), 0.8) * MASK
+    told, result = with_slopes(blurred.astype(np.float32), sharp)
+    applied = result.decisions["Resolution"]["Applied"]
+    assert ("Slopes" not in told) == applied
+    for sigma, asked in ((0.009, True), (0.012, False)):
+        set_noise(sigma)
+        assert ("Slopes" in with_slopes()[0]) == asked
+    # A model whose flow could not be asked.
+    nothing = {
+        name: np.zeros(0)
+        for name, array in slopes_domain.calibration.to_arrays().items()
+        if name.startswith(("slopes_", "both_"))
+    }
+    set_noise(0.004)
+    assert "Slopes" not in with_slopes(changes=nothing)[0]

@@ -7,8 +7,10 @@ from safetensors.numpy import load, save
 from bh_bids.comparators.histogram import histogram_match
 from bh_bids.errors import InputError, ModelError
 from bh_bids.mapping.calibration import (
+    ANATOMIES,
     COMPONENTS,
     DISTURBED,
+    SLOPES_SHARE,
     Calibration,
     calibrate,
 )
@@ -17,7 +19,7 @@ from bh_bids.mapping.field import field_spread, regional_shift, standard_field
 from bh_bids.mapping.intensity import LEVELS, SHARES, brain_quantiles, map_between
 from bh_bids.mapping.null_field import expected_field
 from bh_bids.mapping.resolution import AXES, RINGS, blur_between, detail_spectrum
-from bh_bids.mapping.ruler import COLUMNS, ContrastRuler, contrast_profile
+from bh_bids.mapping.ruler import ARRAYS, COLUMNS, ContrastRuler, contrast_profile
 from bh_bids.mapping.steady import Agreement, samples
 from bh_bids.mapping.tissue import Surroundings, together, unevenness
 
@@ -259,3 +261,68 @@ def test_the_rulers_error_is_that_of_scans_it_was_not_fitted_to(domain, quantile
     np.testing.assert_allclose(calibration.told_sd, [size])
     rest = left - left @ calibration.told_modes.T @ calibration.told_modes
     assert float(calibration.told_rest) == pytest.approx(np.sqrt(np.mean(rest**2)))
+
+
+def asks(matched, mask):
+    """Stands for a flow's slopes: the steps between neighbours at four brightnesses."""
+    steps, level = np.abs(np.diff(matched, axis=2)), matched[:, :, 1:]
+    inside = mask[:, :, 1:] & mask[:, :, :-1]
+    place = np.digitize(level[inside], [0.5, 0.7, 0.9])
+    return np.array([steps[inside][place == k].mean() for k in range(4)])
+
+
+def test_without_a_flow_that_can_be_asked_there_are_no_slopes(domain):
+    assert domain.calibration.slopes is None
+    assert domain.calibration.both_error.size == 0
+
+
+def test_what_slopes_and_ruler_leave_is_told_of_scans_they_were_not_fitted_to(domain):
+    """By hand, of scans as they are and with other anatomies, that no scanner has disturbed."""
+    plain = domain.calibration
+    asked = calibrate(lambda: iter(domain.scans), domain.mean, domain.voxel, slopes=asks)
+    for name, array in plain.to_arrays().items():
+        if not name.startswith(("slopes_", "both_")):
+            np.testing.assert_array_equal(asked.to_arrays()[name], array)
+    lattice, pooled = domain.lattice, plain.quantiles
+    seen = [samples(scan, domain.mask, lattice) for scan in domain.scans]
+
+    def look(truth, volume, mask, places):
+        inside = lattice(truth) > 0
+        shift = regional_shift(inside, lattice, plain.histograms, len(domain.scans))[0]
+        usual = np.maximum.accumulate(pooled + shift)
+        match = map_between(brain_quantiles(volume[mask]), usual)
+        matched = np.where(mask, match(volume), 0)
+        profile = contrast_profile(matched, mask, pooled, lattice, places)[0]
+        own = np.interp(pooled, usual, brain_quantiles(truth[mask]) - usual)
+        return profile, own, asks(matched, mask)
+
+    versions, clean = [], []
+    for k, scan in enumerate(domain.scans):
+        rng = np.random.default_rng(k)
+        places = Agreement(seen[:k] + seen[k + 1 :]).places()
+        versions.append([look(scan, scan, domain.mask, places)])
+        clean.append([versions[-1][0]])
+        for number in range(DISTURBED):
+            truth, mask = other_anatomy(scan, domain.mask, domain.voxel, rng)
+            versions[-1].append(look(truth, disturbed(truth, mask, rng), mask, places))
+            if number < ANATOMIES:
+                clean[-1].append(look(truth, truth, mask, places))
+    profiles, deviations = (np.array([[v[i] for v in s] for s in versions]) for i in (0, 1))
+    shown, own, slopes = (np.array([[v[i] for v in s] for s in clean]) for i in (0, 1, 2))
+    left = []
+    for k in range(len(clean)):
+        others = [i for i in range(len(clean)) if i != k]
+        first = ContrastRuler(profiles[others], deviations[others]).predict(shown[k])
+        second = ContrastRuler(slopes[others], own[others]).predict(slopes[k])
+        left.append(own[k] - (1 - SLOPES_SHARE) * first - SLOPES_SHARE * second)
+    left = np.array(left)
+    assert float(asked.both_error) == pytest.approx(np.sqrt(np.mean(left**2)))
+    ruler = ContrastRuler(slopes, own)
+    for name in ARRAYS:
+        np.testing.assert_allclose(getattr(asked.slopes, name), ruler.arrays[name])
+    # Stationary: of the target's own scans, together, no change is asked.
+    np.testing.assert_allclose(
+        (own - ruler.predict(slopes)).mean(axis=(0, 1)), 0, atol=0.1 * np.abs(own).mean()
+    )
+    again = Calibration.from_arrays(load(save(asked.to_arrays())))
+    np.testing.assert_array_equal(again.slopes.predict(slopes[0]), ruler.predict(slopes[0]))

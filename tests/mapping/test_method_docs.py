@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bh_bids.flow import slopes
 from bh_bids.flow.config import FlowConfig
 from bh_bids.harmonization import contrast, denoise, gates, guards, stages
 from bh_bids.harmonization import map as module
@@ -57,6 +58,8 @@ def test_parameters_and_defaults(section):
         ("scanner prior counts less (`Division`)", (contrast.LIKELY, contrast.UNLIKELY)),
         ("ruler counts less (`Distance`)", (contrast.NEAR, contrast.FAR)),
         ("ruler counts less (`Sharpness`)", (contrast.SHARP, contrast.BLURRED)),
+        ("slopes count less (`Slopes`, `Distance`)", (contrast.SLOPES_NEAR, contrast.SLOPES_FAR)),
+        ("slopes count less (`Slopes`, `Detail`)", (contrast.SLOPES_DETAIL, contrast.SLOPES_ODD)),
     ],
 )
 def test_thresholds(section, row, values):
@@ -72,6 +75,12 @@ def test_sizes_named_in_the_text(section):
     eight = {8: "eight"}[calibration.DISTURBED]
     for said in (
         f"between {intensity.LEVELS - intensity.TAIL} knots",
+        f"straight between {slopes.KNOTS} knots, at the shares {slopes.SHARES[0]} to "
+        f"{slopes.SHARES[-1]} of",
+        f"of {slopes.SLICES} slices evenly",
+        f"noise of $\\sigma$ = {slopes.SIGMA} added",
+        f"slopes with a share of {calibration.SLOPES_SHARE}",
+        f"with { ({4: 'four'}[calibration.ANATOMIES]) } other anatomies, *without*",
         "power that it is over the upper {} and over the upper {}".format(*intensity.TAIL_KNOTS),
         f"sum of {len(field.orders())} products",
         f"order at most {field.ORDER} together",

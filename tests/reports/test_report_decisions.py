@@ -171,6 +171,15 @@ def test_what_was_kept_of_the_own_contrast_is_told(share, answer, words):
     assert row["answer"] == answer and words in row["sentence"]
 
 
+@pytest.mark.parametrize("slopes", [{"Weight": 0.5}, {"Weight": 0.0}, None, "damaged"])
+def test_that_the_flow_was_asked_is_told_where_it_counted(slopes):
+    given = block(Contrast={"Ruler": {**RULER, "Slopes": slopes}})
+    row = next(row for row in decision_rows(given) if row["stage"] == "Own contrast")
+    counted = slopes == {"Weight": 0.5}
+    assert ("the flow" in row["sentence"]) == counted
+    assert ("log density" in methods_text([{"Harmonization": given}])) == counted
+
+
 @pytest.mark.parametrize(
     ("division", "words"),
     [

@@ -1,0 +1,139 @@
+"""What a flow asks of a brain's contrast: the slopes of its density with those of a map.
+
+A density says little by its height: flat images are the most probable. But how it changes as the
+contrast between two intensities is stretched (the score of a map of intensities, as statistics has
+it) depends on how that contrast is already, and on what the target's scans are like. On target
+scans these slopes are what they are on average; on one whose contrast was changed they differ, and
+by how much goes with the change.
+"""
+
+import numpy as np
+import torch
+
+from ..threads import results, workers
+from .context import slice_context
+from .precision import repeatable_convolutions
+
+# Shares of the target's brains at whose intensities the slope of a map changes. The first slope
+# holds from 0 to the first of them, the last from the last but one on.
+SHARES = (0.02, 0.06, 0.12, 0.2, 0.3, 0.42, 0.55, 0.7, 0.85, 0.97)
+KNOTS = len(SHARES)
+# Noise that is added before the density is asked, target units: a scan's own, much less, does not
+# matter then. It is drawn from the seed.
+SIGMA, SEED = 0.02, 0
+# Axial slices that are asked, evenly spread over the middle half of the target's mean brain.
+SLICES = 40
+# Voxels of background kept around the brain.
+MARGIN = 4
+CONDITIONS = {"mask", "noise"}
+
+
+class ContrastSlopes:
+    """A flow's word on the contrast of brains whose histogram was matched to the target's.
+
+    Parameters
+    ----------
+    flow : FlowEngine
+        With the conditions "mask" and "noise".
+    mean : numpy.ndarray, shape (x, y, z)
+        The target's mean volume, target units.
+    quantiles : array_like, shape (q,)
+        Quantiles of the target's brains together, evenly spaced from 0 to 100 %.
+    """
+
+    def __init__(self, flow, mean, quantiles):
+        self._flow, self._mean = flow, np.asarray(mean, np.float32)
+        knots = np.interp(SHARES, np.linspace(0, 1, len(quantiles)), quantiles)
+        self.knots = torch.as_tensor(knots, dtype=flow.dtype, device=flow.device)
+        used = np.flatnonzero((self._mean > 0).any(axis=(0, 1)))
+        middle = len(used) // 4, 3 * len(used) // 4
+        self._slices = used[np.unique(np.linspace(*middle, SLICES).round().astype(int))]
+
+    @staticmethod
+    def known_to(config):
+        """Whether a flow of this configuration can be asked."""
+        return set(config.conditions) >= CONDITIONS
+
+    def __call__(self, matched, mask):
+        """The slopes, mean over the brain's voxels of the slices that are asked.
+
+        Parameters
+        ----------
+        matched : numpy.ndarray, shape (x, y, z)
+            On the model's grid, target units, its histogram matched to the target's.
+        mask : numpy.ndarray of bool, shape (x, y, z)
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (KNOTS,)
+            Of the log density with the logarithm of the map's slope between two knots, as shares
+            of their sum: how strongly a density asks for less contrast altogether is a matter of
+            noise and detail. NaN where no slice that is asked shows brain, or the density does
+            not ask for less.
+        """
+        asked = [int(z) for z in self._slices if mask[:, :, z].any()]
+        with repeatable_convolutions(tf32=False):
+            found = results(
+                lambda z: self._of_slice(matched, mask, z), asked, workers(self._flow.device)
+            )
+            slopes = np.sum([np.zeros(KNOTS), *found], axis=0)
+        total = slopes.sum()
+        return slopes / total if total < 0 and np.isfinite(slopes).all() else slopes * np.nan
+
+    def _of_slice(self, matched, mask, z):
+        """Slopes of one slice's log density."""
+        with torch.enable_grad():
+            logs = torch.zeros_like(self.knots).requires_grad_(True)
+            (slopes,) = torch.autograd.grad(self._density(matched, mask, z, logs), logs)
+        return slopes.double().cpu().numpy()
+
+    def _density(self, matched, mask, z, logs):
+        """Log density of one slice through the map whose slopes have these logarithms."""
+        # The flow may be told the slice below.
+        below = max(z - 1, 0)
+        rows, columns = self._content(mask[:, :, below : z + 1].any(axis=2))
+        # A slice's noise does not depend on how many are asked.
+        noise = np.random.default_rng((SEED, z)).standard_normal((*mask.shape[:2], z + 1 - below))
+
+        def stack(part):
+            part = np.ascontiguousarray(part[rows, columns].transpose(2, 0, 1))
+            return torch.from_numpy(part).to(self._flow.device, self._flow.dtype)
+
+        values, inside, mean = (
+            stack(array[:, :, below : z + 1]) for array in (matched, mask, self._mean)
+        )
+        image = (ramps(values, self.knots) @ logs.exp() + stack(SIGMA * noise)) * inside
+        place = [z - below]
+        context = slice_context(
+            self._flow.config, image, place, mask=inside, mean=mean, sigma=SIGMA
+        )
+        return self._flow.log_prob(image[place][:, None], context).sum()
+
+    def _content(self, occupied):
+        """Rows and columns that hold what is occupied, with sides that the flow accepts."""
+        multiple, part = self._flow.config.side_multiple, []
+        for axis, side in enumerate(occupied.shape):
+            used = np.flatnonzero(occupied.any(axis=1 - axis))
+            first = max(used[0] - MARGIN, 0) // multiple * multiple
+            last = min((used[-1] + MARGIN) // multiple * multiple + multiple, side)
+            part.append(slice(int(first), int(last)))
+        return part
+
+
+def ramps(values, knots):
+    """What each slope adds to a map through 0 that is straight between knots.
+
+    Parameters
+    ----------
+    values : torch.Tensor, shape (...)
+        From 0 on.
+    knots : torch.Tensor, shape (KNOTS,)
+
+    Returns
+    -------
+    torch.Tensor, shape (..., KNOTS)
+        Their sum is the values; times slopes, it is the values mapped.
+    """
+    edges = torch.cat([knots.new_zeros(1), knots[:-1]])
+    widths = torch.cat([knots[:-1] - edges[:-1], knots.new_full((1,), torch.inf)])
+    return torch.minimum((values[..., None] - edges).clamp_min(0), widths)
