@@ -14,7 +14,7 @@ change of the map at all, on average. This measures what that is worth with a mo
 The scan of each participant, its histogram matched to the target's, is where all maps start. (A
 match leaves nothing of a monotone gap: whatever the gap, the figures are these, but for ties.) J
 is maximised over maps of KNOTS slopes; so is J without the potential, with a weight of 1, and the
-density alone. Weight and potential are learned from the other participants of the split "tune",
+density alone. Weight and potential are learned from all other participants of the split "tune",
 which the flow knows. The last column is the best such map, which knows the truth.
 
 Opening the split "test" is written down in benchmarks/test_openings.jsonl.
@@ -45,7 +45,7 @@ OBJECTIVES = {
 
 def main(arguments=None):
     """Measure and print."""
-    from gapbench.participants import OPENINGS, find_scans, log_opening, read_truth
+    from gapbench import participants
 
     from bh_bids import load_model
     from bh_bids.comparators.histogram import histogram_match
@@ -56,15 +56,19 @@ def main(arguments=None):
     model, device = load_model(args.model), resolve_device(args.device)
     model = model.to(device)
     splits = ("tune", "test") if args.split == "both" else (args.split,)
-    scans = find_scans(args.derivatives, model, splits, args.participants)
+    scans = participants.find_scans(args.derivatives, model, splits, args.participants)
+    known = participants.find_scans(args.derivatives, model, ("tune",))
     if "test" in splits:
-        log_opening(OPENINGS, model, scans, ["calibrated-objective"], ["none"], [SEED], 4)
+        opening = participants.OPENINGS
+        participants.log_opening(
+            opening, model, scans, ["calibrated-objective"], ["none"], [SEED], 4
+        )
     quantiles = model.intensity["Quantiles"]
     knots = np.interp(SHARES, np.linspace(0, 1, len(quantiles)), quantiles)
     flow = FlowEngine.from_flow(model.flow, tf32=False)
     found = {}
-    for scan in scans:
-        volume, mask = read_truth(scan)
+    for scan in known:
+        volume, mask = participants.read_truth(scan)
         found[scan] = View(flow, model.mean, volume, mask, knots, args.slices, device).moments()
         print(f"sub-{scan.participant}: asks for {_numbers(found[scan])}", flush=True)
     constants = calibrate(list(found.values()))
@@ -73,9 +77,8 @@ def main(arguments=None):
     print(f"\n| participant | {' | '.join(titles)} |\n{'|---' * (len(titles) + 1)}|", flush=True)
     rows = []
     for scan in scans:
-        others = [m for s, m in found.items() if s != scan and s.split == "tune"]
-        constants = calibrate(others or list(found.values()))
-        volume, mask = read_truth(scan)
+        constants = calibrate([m for other, m in found.items() if other != scan])
+        volume, mask = participants.read_truth(scan)
         matched = histogram_match(volume, mask, quantiles)
         view = View(flow, model.mean, matched, mask, knots, args.slices, device)
         rows.append(_scores(view, constants, volume, mask, matched, args.steps))

@@ -15,10 +15,11 @@ fold by the fold's model, and the model's own test participants by the model its
 opening of them, and is logged). For each the root mean square, target units, of their own
 deviation from the target's quantiles, which is what a histogram match gets wrong, and of what is
 left of it: if all, or only the share, of what the ruler says is kept; and as the solver decides
-with the scanner prior, after a gamma of 0.7.
+with the scanner prior, after a gamma of 0.7. The flow is not asked of the contrast here.
 
-The flow's weights are the model's: they have seen the fold. So cross-fitting tells of the contrast,
-in which the flow has no say but on the noise level, and nothing of fields' ablations or denoising.
+The flow's weights are the model's: they have seen the fold. So cross-fitting tells of the contrast
+without the flow's slopes (``map-noslopes``), in which the flow has no say but on the noise level,
+and nothing of the slopes, fields' ablations or denoising.
 """
 
 import argparse

@@ -66,6 +66,7 @@ def train_all(units, setting):
                 fitted(name, gap, setting)
             except BHError:
                 continue
+    _scan.cache_clear()
 
 
 def fitted_for(name, unit, setting):

@@ -14,8 +14,8 @@ from ..threads import results, workers
 from .context import slice_context
 from .precision import repeatable_convolutions
 
-# Shares of the target's brains at whose intensities the slope of a map changes. The first slope
-# holds from 0 to the first of them, the last from the last but one on.
+# Shares of the target's brains at whose intensities the slope of a map changes, all but the last:
+# the first slope holds from 0 to the first of them, the last from the last but one on.
 SHARES = (0.02, 0.06, 0.12, 0.2, 0.3, 0.42, 0.55, 0.7, 0.85, 0.97)
 KNOTS = len(SHARES)
 # Noise that is added before the density is asked, target units: a scan's own, much less, does not
@@ -39,12 +39,14 @@ class ContrastSlopes:
         The target's mean volume, target units.
     quantiles : array_like, shape (q,)
         Quantiles of the target's brains together, evenly spaced from 0 to 100 %.
+    batch_slices : int
+        Slices that go through the flow at once, on all threads together: bounds the memory.
     """
 
-    def __init__(self, flow, mean, quantiles):
+    def __init__(self, flow, mean, quantiles, batch_slices=8):
         self._flow, self._mean = flow, np.asarray(mean, np.float32)
-        knots = np.interp(SHARES, np.linspace(0, 1, len(quantiles)), quantiles)
-        self.knots = torch.as_tensor(knots, dtype=flow.dtype, device=flow.device)
+        self.knots = np.interp(SHARES, np.linspace(0, 1, len(quantiles)), quantiles)
+        self._batch = batch_slices
         used = np.flatnonzero((self._mean > 0).any(axis=(0, 1)))
         middle = len(used) // 4, 3 * len(used) // 4
         self._slices = used[np.unique(np.linspace(*middle, SLICES).round().astype(int))]
@@ -52,7 +54,8 @@ class ContrastSlopes:
     @staticmethod
     def known_to(config):
         """Whether a flow of this configuration can be asked."""
-        return set(config.conditions) >= CONDITIONS
+        lowest, highest = config.noise_range
+        return set(config.conditions) >= CONDITIONS and lowest <= SIGMA <= highest
 
     def __call__(self, matched, mask):
         """The slopes, mean over the brain's voxels of the slices that are asked.
@@ -73,17 +76,19 @@ class ContrastSlopes:
         """
         asked = [int(z) for z in self._slices if mask[:, :, z].any()]
         with repeatable_convolutions(tf32=False):
-            found = results(
-                lambda z: self._of_slice(matched, mask, z), asked, workers(self._flow.device)
-            )
+            at_once = min(workers(self._flow.device), self._batch)
+            found = results(lambda z: self._of_slice(matched, mask, z), asked, at_once)
             slopes = np.sum([np.zeros(KNOTS), *found], axis=0)
         total = slopes.sum()
         return slopes / total if total < 0 and np.isfinite(slopes).all() else slopes * np.nan
 
     def _of_slice(self, matched, mask, z):
         """Slopes of one slice's log density."""
-        with torch.enable_grad():
-            logs = torch.zeros_like(self.knots).requires_grad_(True)
+        # Whoever calls may be in inference mode, which knows no gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            logs = torch.zeros(
+                KNOTS, dtype=self._flow.dtype, device=self._flow.device, requires_grad=True
+            )
             (slopes,) = torch.autograd.grad(self._density(matched, mask, z, logs), logs)
         return slopes.double().cpu().numpy()
 
@@ -102,7 +107,8 @@ class ContrastSlopes:
         values, inside, mean = (
             stack(array[:, :, below : z + 1]) for array in (matched, mask, self._mean)
         )
-        image = (ramps(values, self.knots) @ logs.exp() + stack(SIGMA * noise)) * inside
+        knots = torch.as_tensor(self.knots).to(values)
+        image = (ramps(values, knots) @ logs.exp() + stack(SIGMA * noise)) * inside
         place = [z - below]
         context = slice_context(
             self._flow.config, image, place, mask=inside, mean=mean, sigma=SIGMA

@@ -12,7 +12,7 @@ from .distributed import joined
 from .domain import describe_domain, learn_constants
 from .model import save_model
 from .network import TargetFlow
-from .precision import PRECISIONS
+from .precision import PRECISIONS, reduce_precision
 from .registry import refuse_taken
 from .slices import find_scans, split_participants
 from .store import open_store
@@ -217,6 +217,7 @@ def train_model(
         flow = TargetFlow(config)
         flow.load_state_dict(trainer.best_state)
         # The flow must not learn from the validation participants; these few constants may.
+        reduce_precision(flow, "float32", group.device)
         known = mean, intensity, flow.to(group.device)
         constants = learn_constants(stored.volumes, *known, report, stored.release)
         save_model(output, flow, mean, metadata, constants)

@@ -1,10 +1,11 @@
 """What the contrast of a brain, or of all scans of one, is to become: figures in, quantiles out.
 
 A scan that looks like the target's keeps its contrast. Another's quantiles become those that are
-usual for the target, but for the participant's own deviation from them. Two witnesses tell it: the
-ruler (:mod:`bh_bids.mapping.ruler`), by texture and steady places; and the scanner prior
-(:mod:`bh_bids.mapping.scanner`), which divides what the first leaves between scanner and
-participant by what either usually does. All quantiles are arrays (LEVELS,).
+usual for the target, but for the participant's own deviation from them. Three witnesses tell it:
+the ruler (:mod:`bh_bids.mapping.ruler`), by texture and steady places; of an undisturbed scan the
+flow (:mod:`bh_bids.flow.slopes`), by what it asks of the contrast; and the scanner prior
+(:mod:`bh_bids.mapping.scanner`), which divides what these leave between scanner and participant by
+what either usually does. All quantiles are arrays (LEVELS,).
 """
 
 from dataclasses import dataclass
@@ -29,8 +30,6 @@ SHARP, BLURRED = 3.0, 5.0
 ERROR, ERROR_DIVIDED = 1.15, 0.6
 # Unlikeness up to which the deviation that both tell is a participant's, and from which it is not.
 LIKELY, UNLIKELY = 1.0, 1.5
-
-
 # The flow's slopes were learned of undisturbed scans. The same for their own distance, and for how
 # far the detail along the axes is from the target's, in standard deviations of target scans.
 SLOPES_NEAR, SLOPES_FAR = 2.0, 3.0
@@ -135,7 +134,7 @@ def told_deviation(calibration, profile, sharpness, sigma, evened=0.0):
     return change, account
 
 
-def told_with_slopes(calibration, told, slopes, blur):
+def told_with_slopes(calibration, told, slopes, blur, untouched=1.0):
     """What ruler and flow's slopes say of a brain together.
 
     Parameters
@@ -146,8 +145,10 @@ def told_with_slopes(calibration, told, slopes, blur):
         Of :func:`told_deviation`.
     slopes : numpy.ndarray, shape (KNOTS,)
         Of :class:`bh_bids.flow.slopes.ContrastSlopes`; NaN where the flow cannot tell.
-    blur : array_like, shape (AXES,), or None
-        As the scan was, voxels squared; None where it is not known, or was changed.
+    blur : array_like, shape (AXES,)
+        As the scan was, voxels squared.
+    untouched : float
+        How far its detail and local contrast were left as they were, 0 to 1.
 
     Returns
     -------
@@ -157,13 +158,12 @@ def told_with_slopes(calibration, told, slopes, blur):
     """
     change, account = told
     ruler, own = calibration.slopes, {"Weight": 0.0}
-    if blur is None or not np.isfinite(slopes).all():
+    if not np.isfinite(slopes).all():
         return change, {**account, "Slopes": own}
     distance = ruler.distance(slopes)
     odd = float(np.sqrt(np.mean(np.square(blur) / np.mean(calibration.null_blur**2, axis=0))))
-    weight = (1 - ramp(distance, SLOPES_NEAR, SLOPES_FAR)) * (
-        1 - ramp(odd, SLOPES_DETAIL, SLOPES_ODD)
-    )
+    weight = untouched * (1 - ramp(distance, SLOPES_NEAR, SLOPES_FAR))
+    weight *= 1 - ramp(odd, SLOPES_DETAIL, SLOPES_ODD)
     own = {
         "Weight": round(float(weight), 4),
         "Distance": round(distance, 3),

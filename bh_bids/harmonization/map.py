@@ -43,16 +43,16 @@ class MapParameters:
         Let texture and steady places tell the participant's own contrast from the scanner's.
     slopes : bool
         Let what the flow asks of the contrast tell it, too, of a scan that is neither noisy nor
-        blurred.
+        blurred. It takes the ruler, the resolution's measurement, and the model's flow.
     division : bool
         Divide what the ruler leaves between scanner and participant, by what either usually does.
         Without both, the map is a histogram match.
     noise : bool
         Take the noise away where it is beyond the target's; without, it is estimated and stays.
     flow : {"model", "gaussian", "identity"}
-        What judges and removes noise: the model's flow; a Gaussian of the target's mean power
-        spectrum (for flows without the conditions "noise" and "mask", and as an ablation); or
-        nothing.
+        What judges and removes noise: the model's flow, which is then asked of the contrast, too;
+        a Gaussian of the target's mean power spectrum (for flows without the conditions "noise" and
+        "mask", and as an ablation); or nothing.
     batch_slices : int
         Slices that go through the flow at once: bounds the memory.
 

@@ -180,8 +180,8 @@ class VolumeRun:
             return
         blur = blur_between(spectrum, calibration.detail)
         weight, self.decisions["Resolution"] = blur_gate(blur, calibration)
+        self.blur = blur
         if weight == 0:
-            self.blur = blur
             return
         self.volume = sharpened(self.volume, mask, weight * blur)
         self.verdict("resolution", self.volume)
@@ -207,30 +207,35 @@ class VolumeRun:
         )
         evened = self.decisions["Tissue"].get("Weight", 0.0)
         change, account = told = told_deviation(calibration, profile, sharpness, self.sigma, evened)
-        if self._undisturbed and account["Weight"] > 0:
+        untouched = 1 - max(evened, self.decisions["Resolution"].get("Weight", 0.0))
+        if self._can_be_asked and account["Weight"] * untouched > 0:
             change, account = told_with_slopes(
-                calibration, told, self._slopes(matched, self.telling), self.blur
+                calibration, told, self._slopes(matched, self.telling), self.blur, untouched
             )
         # The deviation goes with the intensity: of a part of a brain, shares are others.
         return np.interp(self.quantiles, calibration.quantiles, change), account
 
     @property
-    def _undisturbed(self):
-        """Whether the scan is one of those that the flow's slopes were learned of."""
+    def _can_be_asked(self):
+        """Whether the flow can be asked of the contrast: there is no noise, and it was learned."""
         return (
             self.parameters.slopes
             and self.flow == "model"
             and self.calibration.slopes is not None
             and self.blur is not None
             and not self.noisy
-            and self.tissue_gain is None
         )
 
     def _slopes(self, matched, telling):
         """What the flow asks of the contrast of a matched brain."""
         model = self.problem.model
-        slopes = ContrastSlopes(self._engine, model.mean, model.intensity["Quantiles"])
-        return slopes(np.where(telling, matched, 0), telling)
+        slopes = ContrastSlopes(
+            self._engine,
+            model.mean,
+            model.intensity["Quantiles"],
+            self.parameters.batch_slices,
+        )
+        return slopes(matched, telling)
 
     def remove_noise(self):
         """Take the noise away where it is beyond the target's."""

@@ -78,7 +78,8 @@ class Calibration:
     slopes_centre, slopes_scale, slopes_offset, slopes_weights, slopes_modes, slopes_limit
         Of a second :class:`~bh_bids.mapping.ruler.ContrastRuler`, which goes by what the flow asks
         of the contrast (:mod:`bh_bids.flow.slopes`); it was fitted to scans that no scanner has
-        disturbed, as they are and with other anatomies. Empty where the flow cannot be asked.
+        disturbed, as they are and with other anatomies. Empty where the flow cannot be asked, or
+        tells nothing that the other ruler does not.
     both_error, both_spread : numpy.ndarray
         The same as ruler_error and told_spread, of such scans, of what ruler and slopes tell
         together.
@@ -302,17 +303,19 @@ def _learn_slopes(clean, profiles, of_each, pooled):
         What the other ruler is fitted to.
     pooled : numpy.ndarray, shape (LEVELS,)
     """
+    names = (*(f"slopes_{name}" for name in ARRAYS), "both_error", "both_spread")
+    nothing = {name: np.zeros(0) for name in names}
     if not clean[0]:
-        names = (*(f"slopes_{name}" for name in ARRAYS), "both_error", "both_spread")
-        return {name: np.zeros(0) for name in names}
+        return nothing
     asked, own, slopes = (
         np.array([[getattr(v, name) for v in scan] for scan in clean])
         for name in ("profile", "deviation", "slopes")
     )
     by_texture = leave_one_out(profiles, of_each, asked=asked)
     told = together_told(by_texture, leave_one_out(slopes, own))
-    left = own - told
-    error = max(np.sqrt(np.mean(left**2)), 1e-6)
+    error = max(np.sqrt(np.mean((own - told) ** 2)), 1e-6)
+    if error >= np.sqrt(np.mean((own - by_texture) ** 2)):
+        return nothing
     return {
         **{f"slopes_{name}": array for name, array in ContrastRuler(slopes, own).arrays.items()},
         "both_error": np.asarray(error),

@@ -124,9 +124,13 @@ def test_the_potential_is_the_integral_of_what_is_straight_between_knots(objecti
     np.testing.assert_allclose(places, expected)
 
 
-def test_the_command_prints_a_row_for_each_participant(objective, bench, monkeypatch, capsys):
+def test_the_command_prints_a_row_for_each_participant(
+    objective, bench, monkeypatch, capsys, tmp_path
+):
     """Of a flow that is told mask and noise."""
     from dataclasses import replace
+
+    from gapbench import participants
 
     import bh_bids
     from bh_bids.flow.network import TargetFlow
@@ -142,3 +146,21 @@ def test_the_command_prints_a_row_for_each_participant(objective, bench, monkeyp
     printed = capsys.readouterr().out
     assert all(f"| {label} (tune) |" in printed for label in ("01", "02", "03"))
     assert "(test)" not in printed and "less the match" in printed
+    # Of whom it is measured on, nothing is learned: the known ones are all there is to learn from.
+    arguments = ["--split", "test", "--participants", "04", "--slices", "2", "--steps", "1"]
+    monkeypatch.setattr(objective, "calibrate", learn := Recorder(objective.calibrate))
+    monkeypatch.setattr(participants, "OPENINGS", tmp_path / "openings.jsonl")
+    objective.main([str(bench.derivatives), *arguments, "--device", "cpu"])
+    assert [len(seen) for seen in learn.seen] == [3, 3]
+    assert '"calibrated-objective"' in (tmp_path / "openings.jsonl").read_text()
+
+
+class Recorder:
+    """A function that keeps what it was called with."""
+
+    def __init__(self, function):
+        self.function, self.seen = function, []
+
+    def __call__(self, given):
+        self.seen.append(given)
+        return self.function(given)

@@ -1,5 +1,6 @@
 """What a flow asks of the contrast: a closed form, finite differences, and what it ignores."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,8 +128,20 @@ def test_what_cannot_be_told_is_not_a_number(engine):
     assert np.isnan(ContrastSlopes(rising, np.where(mask, 0.5, 0), QUANTILES)(volume, mask)).all()
 
 
+def test_it_can_be_asked_where_no_gradients_are_kept(engine):
+    volume, mask = brain(4)
+    slopes = ContrastSlopes(engine, np.where(mask, 0.6, 0), QUANTILES)
+    usual = slopes(volume, mask)
+    with torch.inference_mode():
+        within = ContrastSlopes(engine, np.where(mask, 0.6, 0), QUANTILES, batch_slices=1)
+        np.testing.assert_array_equal(within(volume, mask), usual)
+
+
 def test_which_flows_can_be_asked():
     config = FlowConfig(conditions=("mask", "noise"))
     assert ContrastSlopes.known_to(config)
+    for low, high in ((0.004, 0.016), (0.03, 0.05)):
+        # Never trained at the noise that is added.
+        assert not ContrastSlopes.known_to(replace(config, noise_range=(low, high)))
     for conditions in ((), ("mask",), ("noise",), ("mask", "previous", "mean")):
         assert not ContrastSlopes.known_to(FlowConfig(conditions=conditions))

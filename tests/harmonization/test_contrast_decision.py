@@ -156,15 +156,43 @@ def test_slopes_are_asked_of_what_they_know(distance, odd, weight):
 
 
 @pytest.mark.parametrize(
-    ("slopes", "blur"), [(SLOPES * np.nan, np.zeros(3)), (SLOPES, None), (SLOPES, np.full(3, 9.0))]
+    ("slopes", "blur", "untouched"),
+    [
+        (SLOPES * np.nan, np.zeros(3), 1.0),
+        (SLOPES, np.full(3, 9.0), 1.0),
+        (SLOPES, np.zeros(3), 0.0),
+    ],
 )
-def test_slopes_that_cannot_be_told_change_nothing(slopes, blur):
+def test_slopes_that_cannot_be_told_change_nothing(slopes, blur, untouched):
     change = 0.02 * np.sin(np.pi * SHARES)
     given = with_slopes(error=np.sqrt(np.mean(change**2)) / 2)
-    found, account = told_with_slopes(given, told(change), slopes, blur)
+    found, account = told_with_slopes(given, told(change), slopes, blur, untouched)
     assert account["Slopes"]["Weight"] == 0
     np.testing.assert_array_equal(found, change)
     assert account["Deviation"] == 2.0
+
+
+def test_slopes_count_less_the_more_of_a_scan_was_changed():
+    change = np.zeros(LEVELS)
+    for untouched in (1.0, 0.6, 0.01):
+        found, account = told_with_slopes(
+            with_slopes(), told(change), SLOPES, np.zeros(3), untouched
+        )
+        assert account["Slopes"]["Weight"] == pytest.approx(untouched)
+        expected = untouched * SLOPES_SHARE * 0.1 * np.interp(SHARES, [0, 1], SLOPES)
+        np.testing.assert_allclose(found, expected)
+
+
+def test_of_several_scans_slopes_count_as_far_as_each_is_trusted():
+    one, other = seen(PARTICIPANT**3, weight=1.0), seen(PARTICIPANT**3, weight=1.0)
+    one.ruler["Slopes"] = {"Weight": 1.0}
+    contrast = decide(with_slopes(), [one, other], mapped=True)
+    spread = np.sqrt(0.5) * np.concatenate([0.5 * OWN, 0.25 * OWN])
+    np.testing.assert_allclose(
+        contrast.target - USUAL,
+        contrast.decision["Division"]["Share"] * own_deviation(PARTICIPANT**3, USUAL, spread),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])

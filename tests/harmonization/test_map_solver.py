@@ -31,6 +31,7 @@ from bh_bids.mapping.field import (
 from bh_bids.mapping.intensity import SHARES, TAIL, brain_quantiles, map_between
 from bh_bids.mapping.null_field import expected_field
 from bh_bids.mapping.ruler import contrast_profile
+from bh_bids.mapping.texture import texture_profile
 from bh_bids.mapping.tissue import Surroundings, unevenness
 
 SHAPE, SCALE = (36, 44, 36), 1000.0
@@ -864,24 +865,20 @@ def test_of_a_part_of_a_brain_less_is_asked(domain, model):
 
 
 class Asked:
-    """In a flow's place: what the densest slopes would be, told of the matched brain's texture."""
+    """In a flow's place: the matched brain's texture, which tells more of undisturbed scans."""
 
-    def __init__(self, engine, mean, quantiles):
-        assert len(quantiles) == 257
+    def __init__(self, engine, mean, quantiles, batch_slices):
+        assert len(quantiles) == 257 and batch_slices == 8
 
     def __call__(self, matched, mask):
-        assert not matched[~mask].any()
-        steps, level = np.abs(np.diff(matched, axis=2)), matched[:, :, 1:]
-        inside = mask[:, :, 1:] & mask[:, :, :-1]
-        place = np.digitize(level[inside], [0.6, 0.8])
-        return np.array([steps[inside][place == k].mean() for k in range(3)])
+        return texture_profile(matched, mask, brain_quantiles(matched[mask]))[0]
 
 
 @pytest.fixture(scope="module")
 def slopes_domain():
     scans = [make_scan(seed) for seed in range(10)]
     mean = np.mean(scans, axis=0)
-    asked = Asked(None, None, np.zeros(257))
+    asked = Asked(None, None, np.zeros(257), 8)
     calibration = calibrate(lambda: iter(scans), mean, (4.0, 4.0, 4.0), slopes=asked)
     return SimpleNamespace(scans=scans, mean=mean, calibration=calibration)
 
@@ -916,7 +913,7 @@ def test_the_flow_is_asked_of_the_contrast_of_an_undisturbed_scan(slopes_domain,
     matched = np.where(MASK, map_between(brain_quantiles(source[MASK]), pooled)(source), 0)
     lattice = Lattice(SHAPE, (4.0, 4.0, 4.0))
     profile, _ = contrast_profile(matched, MASK, pooled, lattice, calibration.steady)
-    slopes = Asked(None, None, np.zeros(257))(matched.astype(np.float32), MASK)
+    slopes = Asked(None, None, np.zeros(257), 8)(matched.astype(np.float32), MASK)
     wide = replace(
         calibration,
         ruler_scale=100 * calibration.ruler_scale,
@@ -931,15 +928,17 @@ def test_the_flow_is_asked_of_the_contrast_of_an_undisturbed_scan(slopes_domain,
     np.testing.assert_allclose(found[8:-8], expected[8:-8], atol=2e-3)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_what_was_sharpened_says_less(with_slopes, monkeypatch, weight):
+    decision = {"Applied": weight > 0, "Weight": weight}
+    monkeypatch.setattr(stages, "blur_gate", lambda blur, calibration: (weight, decision))
+    told, _ = with_slopes()
+    assert told.get("Slopes", {"Weight": 0.0})["Weight"] == pytest.approx(1 - weight)
+
+
 def test_of_a_disturbed_scan_it_is_not_asked(with_slopes, set_noise, slopes_domain):
     for parameters in ({"slopes": False}, {"flow": "gaussian"}, {"resolution": False}):
         assert "Slopes" not in with_slopes(**parameters)[0]
-    # Sharpened, or made even: it is no longer what was learned of.
-    sharp = {"null_blur": 1e-9 + 0 * slopes_domain.calibration.null_blur}
-    blurred = gaussian_filter(make_scan(36), 0.8) * MASK
-    told, result = with_slopes(blurred.astype(np.float32), sharp)
-    applied = result.decisions["Resolution"]["Applied"]
-    assert ("Slopes" not in told) == applied
     for sigma, asked in ((0.009, True), (0.012, False)):
         set_noise(sigma)
         assert ("Slopes" in with_slopes()[0]) == asked

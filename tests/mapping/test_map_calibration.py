@@ -21,6 +21,7 @@ from bh_bids.mapping.null_field import expected_field
 from bh_bids.mapping.resolution import AXES, RINGS, blur_between, detail_spectrum
 from bh_bids.mapping.ruler import ARRAYS, COLUMNS, ContrastRuler, contrast_profile
 from bh_bids.mapping.steady import Agreement, samples
+from bh_bids.mapping.texture import texture_profile
 from bh_bids.mapping.tissue import Surroundings, together, unevenness
 
 
@@ -263,12 +264,10 @@ def test_the_rulers_error_is_that_of_scans_it_was_not_fitted_to(domain, quantile
     assert float(calibration.told_rest) == pytest.approx(np.sqrt(np.mean(rest**2)))
 
 
-def asks(matched, mask):
-    """Stands for a flow's slopes: the steps between neighbours at four brightnesses."""
-    steps, level = np.abs(np.diff(matched, axis=2)), matched[:, :, 1:]
-    inside = mask[:, :, 1:] & mask[:, :, :-1]
-    place = np.digitize(level[inside], [0.5, 0.7, 0.9])
-    return np.array([steps[inside][place == k].mean() for k in range(4)])
+@pytest.fixture
+def asks(domain):
+    """Stands for a flow's slopes: the texture, which tells more of scans that are undisturbed."""
+    return lambda matched, mask: texture_profile(matched, mask, domain.calibration.quantiles)[0]
 
 
 def test_without_a_flow_that_can_be_asked_there_are_no_slopes(domain):
@@ -276,7 +275,16 @@ def test_without_a_flow_that_can_be_asked_there_are_no_slopes(domain):
     assert domain.calibration.both_error.size == 0
 
 
-def test_what_slopes_and_ruler_leave_is_told_of_scans_they_were_not_fitted_to(domain):
+def test_slopes_that_tell_nothing_are_not_kept(domain):
+    """70 % of what the ruler says would be replaced by nothing."""
+    rng = np.random.default_rng(0)
+    asked = calibrate(
+        lambda: iter(domain.scans), domain.mean, domain.voxel, slopes=lambda *_: rng.random(10)
+    )
+    assert asked.slopes is None and asked.both_error.size == 0
+
+
+def test_what_slopes_and_ruler_leave_is_told_of_scans_they_were_not_fitted_to(domain, asks):
     """By hand, of scans as they are and with other anatomies, that no scanner has disturbed."""
     plain = domain.calibration
     asked = calibrate(lambda: iter(domain.scans), domain.mean, domain.voxel, slopes=asks)
