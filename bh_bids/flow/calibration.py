@@ -45,7 +45,7 @@ def calibrate_model(
     about : dict, optional
         ``TargetDomain``, ``License`` and the like, for model.json; empty ones are left out.
     device : str or torch.device
-        Where bits per dimension are measured.
+        Where bits per dimension are measured, and the flow is asked of the contrast.
     report : callable, optional
         Called with one sentence at a time.
 

@@ -27,6 +27,8 @@ MISSING = 15.0
 LITTLE = 0.4
 # Noise of this level and more is taken away, target units.
 NOISY = 0.012
+# With more noise than this the flow is not asked of the contrast: target scans show less.
+QUIET = 0.006
 
 
 def field_gate(found, coverage, calibration):

@@ -18,7 +18,7 @@ from ..mapping.resolution import blur_between, detail_spectrum, sharpened
 from ..mapping.ruler import contrast_profile
 from .contrast import Seen, told_deviation, told_with_slopes
 from .denoise import CANDIDATES, FlowDenoiser
-from .gates import LITTLE, NOISY, blur_gate, field_gate
+from .gates import LITTLE, NOISY, QUIET, blur_gate, field_gate
 from .latent import LatentStep
 from .slices import SliceBox
 from .solvers import Solution
@@ -217,13 +217,13 @@ class VolumeRun:
 
     @property
     def _can_be_asked(self):
-        """Whether the flow can be asked of the contrast: there is no noise, and it was learned."""
+        """Whether the flow can be asked of the contrast: it was learned, and there is no noise."""
         return (
             self.parameters.slopes
             and self.flow == "model"
             and self.calibration.slopes is not None
             and self.blur is not None
-            and not self.noisy
+            and self.sigma <= QUIET
         )
 
     def _slopes(self, matched, telling):

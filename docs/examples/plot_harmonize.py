@@ -42,8 +42,9 @@ scan = np.where(mask, 400 * scan * front, 0).astype(np.float32)
 # %%
 # Harmonize
 # ---------
-# ``flow="gaussian"`` judges the noise by a filter in place of the flow: seconds instead of a
-# minute, and enough for a brain that is no single scan. Leave it out for scans.
+# ``flow="gaussian"`` judges the noise by a filter in place of the flow, which is then not asked of
+# the contrast either: seconds instead of a minute, and enough for a brain that is no single scan.
+# Leave it out for scans.
 
 result = harmonize(scan, mask, model, flow="gaussian", seed=0)
 for stage in ("Bias", "Contrast", "Noise"):

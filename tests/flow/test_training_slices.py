@@ -1,10 +1,12 @@
 """What the flow is trained on: the right scans, the right scale, reproducible crops."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from bh_bids.errors import InputError
 from bh_bids.flow import domain
@@ -40,6 +42,23 @@ def test_constants_are_learned_from_one_scan_of_each_participant(monkeypatch, ti
     assert "each of the 3 participants" in said[0]
     domain.learn_constants(volumes[1:4], None, {}, flow, said.append)
     assert seen["volumes"][0] == [1, 2, 3] and len(said) == 1
+
+
+@pytest.mark.parametrize("conditions", [("mask", "noise"), ("mask",)])
+def test_a_flow_that_can_be_asked_of_the_contrast_is(
+    monkeypatch, tiny_config, volumes, make_flow, conditions
+):
+    given = {}
+    monkeypatch.setattr(domain, "calibrate", lambda *_, **settings: given.update(settings))
+    intensity, mean = describe_domain(volumes, tiny_config)
+    flow = make_flow(replace(tiny_config, conditions=conditions), dtype=torch.float32)
+    domain.learn_constants(volumes, mean, intensity, flow, print)
+    if conditions == ("mask",):
+        assert given["slopes"] is None
+        return
+    scan = volumes[0].in_target_units()
+    found = given["slopes"](scan, scan > 0)
+    assert found.shape == (10,) and np.isfinite(found).all() == (abs(found.sum() - 1) < 1e-6)
 
 
 @pytest.fixture(scope="module")

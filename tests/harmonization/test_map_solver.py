@@ -939,7 +939,7 @@ def test_what_was_sharpened_says_less(with_slopes, monkeypatch, weight):
 def test_of_a_disturbed_scan_it_is_not_asked(with_slopes, set_noise, slopes_domain):
     for parameters in ({"slopes": False}, {"flow": "gaussian"}, {"resolution": False}):
         assert "Slopes" not in with_slopes(**parameters)[0]
-    for sigma, asked in ((0.009, True), (0.012, False)):
+    for sigma, asked in ((0.006, True), (0.009, False)):
         set_noise(sigma)
         assert ("Slopes" in with_slopes()[0]) == asked
     # A model whose flow could not be asked.

@@ -75,9 +75,10 @@ def test_sizes_named_in_the_text(section):
     eight = {8: "eight"}[calibration.DISTURBED]
     for said in (
         f"between {intensity.LEVELS - intensity.TAIL} knots",
-        f"straight between {slopes.KNOTS} knots, at the shares {slopes.SHARES[0]} to "
-        f"{slopes.SHARES[-1]} of",
+        f"of {slopes.KNOTS} straight pieces that meet at the shares {slopes.SHARES[0]} to "
+        f"{slopes.SHARES[-2]} of",
         f"of {slopes.SLICES} slices evenly",
+        f"no more noise than {gates.QUIET} is found",
         f"noise of $\\sigma$ = {slopes.SIGMA} added",
         f"slopes with a share of {calibration.SLOPES_SHARE}",
         f"with { ({4: 'four'}[calibration.ANATOMIES]) } other anatomies, *without*",
