@@ -58,7 +58,7 @@ class ContrastSlopes:
         return set(config.conditions) >= CONDITIONS and lowest <= SIGMA <= highest
 
     def __call__(self, matched, mask):
-        """The slopes, mean over the brain's voxels of the slices that are asked.
+        """The slopes, summed over the slices that are asked, as shares of their sum.
 
         Parameters
         ----------
@@ -69,10 +69,10 @@ class ContrastSlopes:
         Returns
         -------
         numpy.ndarray of float64, shape (KNOTS,)
-            Of the log density with the logarithm of the map's slope between two knots, as shares
-            of their sum: how strongly a density asks for less contrast altogether is a matter of
-            noise and detail. NaN where no slice that is asked shows brain, or the density does
-            not ask for less.
+            Of the log density with the logarithm of the map's slope between two knots; without
+            unit, their sum is 1: how strongly a density asks for less contrast altogether is a
+            matter of noise and detail. NaN where no slice that is asked shows brain, or the
+            density does not ask for less.
         """
         asked = [int(z) for z in self._slices if mask[:, :, z].any()]
         with repeatable_convolutions(tf32=False):
