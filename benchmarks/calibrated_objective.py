@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bh_bids.flow.slopes import KNOTS, SEED, SHARES, SIGMA, ramps
+from bh_bids.flow.slopes import KNOTS, SEED, SHARES, SIGMA, log_density, ramps
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -198,13 +198,8 @@ class View:
 
     def density(self, image):
         """Mean log density, per voxel, of the slices that are asked of a stack."""
-        from bh_bids.flow.context import slice_context
-
-        noisy = (image + self._noise) * self._mask
-        context = slice_context(
-            self._flow.config, noisy, self._asked, mask=self._mask, mean=self._mean, sigma=SIGMA
-        )
-        return self._flow.log_prob(noisy[self._asked][:, None], context).sum() / self._voxels
+        found = log_density(self._flow, image, self._noise, self._asked, self._mask, self._mean)
+        return found / self._voxels
 
     def mapped(self, logs):
         """The stack through the map whose slopes have these logarithms, (KNOTS,)."""

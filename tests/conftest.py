@@ -272,3 +272,25 @@ def layered_head():
         return np.where(mask, volume, 0).astype(np.float32), mask, from_centre
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_flow():
+    """Makes flows of a configuration whose parameters all differ from their initial values."""
+    import torch
+
+    from bh_bids.flow.network import TargetFlow
+
+    def make(config, seed=0, spread=0.2, dtype=torch.float64):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            flow = TargetFlow(config)
+            with torch.no_grad():
+                for parameter in flow.parameters():
+                    parameter.add_(spread * torch.randn_like(parameter))
+                for name, buffer in flow.named_buffers():
+                    if name.endswith("initialized"):
+                        buffer.fill_(True)
+        return flow.to(dtype).eval()
+
+    return make

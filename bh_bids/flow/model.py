@@ -23,6 +23,7 @@ from ..mapping.calibration import Calibration
 from .config import FlowConfig
 from .network import TargetFlow
 from .registry import DESCRIPTION, find_model, read_description
+from .slopes import KNOTS
 
 WEIGHTS, MEAN, CALIBRATION = "weights.safetensors", "mean.nii.gz", "calibration.safetensors"
 _TABLES = ("TargetDomain", "Intensity", "Training", "Calibration", "Constants", "Imported")
@@ -345,7 +346,10 @@ def _read_calibration(path, digest):
         arrays = load_arrays(content)
     except Exception as error:
         raise ModelError(f"{path} cannot be read as safetensors: {error}") from None
-    return Calibration.from_arrays(arrays)
+    calibration = Calibration.from_arrays(arrays)
+    if calibration and calibration.slopes and calibration.slopes_scale.size != KNOTS:
+        return None
+    return calibration
 
 
 def _write_mean(path, mean, config):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..threads import results, workers
+from .content import content
 from .context import slice_context
 from .precision import repeatable_convolutions
 
@@ -23,8 +24,6 @@ KNOTS = len(SHARES)
 SIGMA, SEED = 0.02, 0
 # Axial slices that are asked, evenly spread over the middle half of the target's mean brain.
 SLICES = 40
-# Voxels of background kept around the brain.
-MARGIN = 4
 CONDITIONS = {"mask", "noise"}
 
 
@@ -96,7 +95,8 @@ class ContrastSlopes:
         """Log density of one slice through the map whose slopes have these logarithms."""
         # The flow may be told the slice below.
         below = max(z - 1, 0)
-        rows, columns = self._content(mask[:, :, below : z + 1].any(axis=2))
+        occupied = mask[:, :, below : z + 1].any(axis=2)
+        rows, columns = content(occupied, self._flow.config.side_multiple)
         # A slice's noise does not depend on how many are asked.
         noise = np.random.default_rng((SEED, z)).standard_normal((*mask.shape[:2], z + 1 - below))
 
@@ -108,22 +108,34 @@ class ContrastSlopes:
             stack(array[:, :, below : z + 1]) for array in (matched, mask, self._mean)
         )
         knots = torch.as_tensor(self.knots).to(values)
-        image = (ramps(values, knots) @ logs.exp() + stack(SIGMA * noise)) * inside
-        place = [z - below]
-        context = slice_context(
-            self._flow.config, image, place, mask=inside, mean=mean, sigma=SIGMA
-        )
-        return self._flow.log_prob(image[place][:, None], context).sum()
+        image = ramps(values, knots) @ logs.exp()
+        return log_density(self._flow, image, stack(SIGMA * noise), [z - below], inside, mean)
 
-    def _content(self, occupied):
-        """Rows and columns that hold what is occupied, with sides that the flow accepts."""
-        multiple, part = self._flow.config.side_multiple, []
-        for axis, side in enumerate(occupied.shape):
-            used = np.flatnonzero(occupied.any(axis=1 - axis))
-            first = max(used[0] - MARGIN, 0) // multiple * multiple
-            last = min((used[-1] + MARGIN) // multiple * multiple + multiple, side)
-            part.append(slice(int(first), int(last)))
-        return part
+
+def log_density(flow, image, noise, positions, inside, mean):
+    """Log density of slices of a noised stack.
+
+    Parameters
+    ----------
+    flow : object
+        With ``config`` and ``log_prob(x, context)``.
+    image : torch.Tensor, shape (m, h, w)
+        Neighbouring axial slices, target units; the lowest first.
+    noise : torch.Tensor, shape (m, h, w)
+        Is added; of the standard deviation SIGMA.
+    positions : sequence of int
+        The slices that are asked.
+    inside, mean : torch.Tensor, shape (m, h, w)
+        Brain mask, and the target's mean volume.
+
+    Returns
+    -------
+    torch.Tensor, shape ()
+        The sum over the slices.
+    """
+    noisy = (image + noise) * inside
+    context = slice_context(flow.config, noisy, positions, mask=inside, mean=mean, sigma=SIGMA)
+    return flow.log_prob(noisy[positions][:, None], context).sum()
 
 
 def ramps(values, knots):

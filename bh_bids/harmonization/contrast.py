@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..mapping.calibration import together_told
 from ..mapping.disturb import NOISE
-from ..mapping.ruler import ASKED, trusted_share
+from ..mapping.ruler import ASKED, together_told, trusted_share
 from ..mapping.scanner import own_deviation
 from .gates import ramp
 

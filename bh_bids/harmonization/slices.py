@@ -3,9 +3,7 @@
 import numpy as np
 
 from ..errors import InputError
-
-# Voxels of background kept around the brain: the flow's convolutions see a few of them.
-MARGIN = 4
+from ..flow.content import MARGIN, content
 
 
 class SliceBox:
@@ -71,26 +69,8 @@ class SliceBox:
         return volume
 
     def content(self, occupied):
-        """Part of the slices that holds what is occupied, its margin, and sides the flow accepts.
-
-        Parameters
-        ----------
-        occupied : numpy.ndarray of bool, shape (h, w)
-            Anything at all.
-
-        Returns
-        -------
-        tuple of slice
-            Rows and columns; they start and end at multiples of ``side_multiple``, so that the
-            flow divides the part as it does the whole.
-        """
-        part = []
-        for axis, side in enumerate(self.slice_shape):
-            used = np.flatnonzero(occupied.any(axis=1 - axis))
-            first, last = used[0] - self._margin, used[-1] + self._margin
-            start = max(first // self._multiple, 0) * self._multiple
-            part.append(slice(start, min((last // self._multiple + 1) * self._multiple, side)))
-        return tuple(part)
+        """:func:`bh_bids.flow.content.content` of slices of the box, (h, w), with its margin."""
+        return content(occupied, self._multiple, self._margin)
 
     def grid_index(self, positions):
         """Indices k on the volume's grid of positions in the stack."""

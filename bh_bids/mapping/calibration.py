@@ -1,13 +1,11 @@
 """What the mapping needs to know of a target domain, learned once from its training scans."""
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import InputError, ModelError
-from .disturb import disturbed, other_anatomy
-from .field import Lattice, orders, regional_shift
+from .field import Lattice, orders
 from .intensity import SHARES, brain_quantiles, map_between
 from .null_field import learn_null_field
 from .resolution import AXES, RINGS, blur_between, detail_spectrum
@@ -16,8 +14,8 @@ from .ruler import (
     ASKED,
     COLUMNS,
     ContrastRuler,
-    contrast_profile,
     leave_one_out,
+    together_told,
     trusted_share,
 )
 from .scanner import log_quantiles, spread_of
@@ -25,18 +23,14 @@ from .spectrum import power_spectrum
 from .steady import Agreement, samples
 from .tissue import LEVELS as BRIGHTNESSES
 from .tissue import Surroundings, together, unevenness
+from .versions import Usual, versions_seen
 
 # Deviations of brightness that are told apart when asking whether a scan looks like the target's:
 # of those from the usual, and of those from what the ruler expects, which are smaller and alike.
 COMPONENTS, TOLD_COMPONENTS = 3, 1
 # Directions of what the ruler leaves, as the scanner prior knows it.
 TOLD_SPREAD = 32
-# Where the flow's slopes are asked, too: their share in what both tell, and how many other
-# anatomies of each scan they are learned from.
-SLOPES_SHARE, ANATOMIES = 0.7, 4
 MIN_SCANS = 4
-# Each scan's texture is also seen disturbed, so many times; of many scans fewer times each.
-DISTURBED, MOST_DISTURBED = 8, 200
 # Blur of scans too small to tell one: nothing is blurred beyond it.
 NEVER = 1e6
 
@@ -249,8 +243,8 @@ def calibrate(volumes, mean, voxel_size, report=lambda sentence: None, *, pooled
     contrast, uneven = _null_unevenness(volumes(), quantiles, pooled)
     report("Learning what goes with the participants' own contrast.")
     agreement = Agreement(samples(volume, volume > 0, lattice) for volume in volumes())
-    usual = _Usual(pooled, lattice, histograms, len(quantiles))
-    seen = _profiles(volumes(), usual, agreement, voxel_size, report, slopes)
+    usual = Usual(pooled, lattice, histograms, len(quantiles))
+    seen = versions_seen(volumes(), usual, agreement, voxel_size, report, slopes)
     profiles, of_each, sharpness = (
         np.array([[getattr(v, name) for v in scan] for scan, _ in seen])
         for name in ("profile", "deviation", "sharpness")
@@ -297,7 +291,7 @@ def _learn_slopes(clean, profiles, of_each, pooled):
 
     Parameters
     ----------
-    clean : list of list of _Seen
+    clean : list of list of bh_bids.mapping.versions.Seen
         The versions of each scan that the flow was asked of.
     profiles, of_each : numpy.ndarray
         What the other ruler is fitted to.
@@ -321,11 +315,6 @@ def _learn_slopes(clean, profiles, of_each, pooled):
         "both_error": np.asarray(error),
         "both_spread": _told_spread(own, told, error, pooled),
     }
-
-
-def together_told(by_ruler, by_slopes, weight=1.0):
-    """What ruler and slopes tell together, where the slopes are trusted by ``weight``."""
-    return by_ruler + weight * SLOPES_SHARE * (by_slopes - by_ruler)
 
 
 def _told_spread(of_each, told, error, pooled):
@@ -379,62 +368,6 @@ def _null_unevenness(volumes, quantiles, pooled):
     (mean, _), scans = together(found), len(found)
     # It is linear in the difference: against the others' mean it is this much larger.
     return mean, np.array([unevenness(*each, mean) for each in found]) * scans / (scans - 1)
-
-
-class _Usual:
-    """What the target usually shows of a brain, or of a part of one."""
-
-    def __init__(self, quantiles, lattice, histograms, scans):
-        self.quantiles, self.lattice, self.scans = quantiles, lattice, scans
-        self._histograms = histograms
-
-    def look(self, truth, volume, mask, places, slopes=None):
-        """What is seen of a volume that the target saw as ``truth``."""
-        inside = self.lattice(truth) > 0
-        shift, _ = regional_shift(inside, self.lattice, self._histograms, self.scans)
-        usual = np.maximum.accumulate(self.quantiles + shift)
-        match = map_between(brain_quantiles(volume[mask]), usual)
-        matched = np.where(mask, match(volume), 0)
-        profile, sharpness = contrast_profile(matched, mask, self.quantiles, self.lattice, places)
-        # By intensity: of a part of a brain, shares are others.
-        deviation = np.interp(self.quantiles, usual, brain_quantiles(truth[mask]) - usual)
-        return _Seen(profile, deviation, sharpness, slopes and slopes(matched, mask))
-
-
-class _Seen(NamedTuple):
-    """Profile, deviation, sharpness and slopes of one version of a scan."""
-
-    profile: np.ndarray
-    deviation: np.ndarray
-    sharpness: float
-    slopes: np.ndarray | None
-
-
-def _profiles(volumes, usual, agreement, voxel_size, report, slopes):
-    """What the versions of each scan look like after a match.
-
-    Returns
-    -------
-    list of tuple
-        Of each scan two lists of :class:`_Seen`. The first: the scan itself, and disturbed
-        versions. The second, empty where there are no slopes: the scan itself, and other
-        anatomies, undisturbed.
-    """
-    disturbances = int(np.clip(MOST_DISTURBED // usual.scans, 1, DISTURBED))
-    found = []
-    for k, volume in enumerate(volumes):
-        mask, rng = volume > 0, np.random.default_rng(k)
-        places = agreement.places(without=samples(volume, mask, usual.lattice))
-        itself = usual.look(volume, volume, mask, places, slopes)
-        versions, clean = [itself], [itself] if slopes else []
-        for number in range(disturbances):
-            truth, part = other_anatomy(volume, mask, voxel_size, rng)
-            versions.append(usual.look(truth, disturbed(truth, part, rng), part, places))
-            if slopes and number < ANATOMIES:
-                clean.append(usual.look(truth, truth, part, places, slopes))
-        found.append((versions, clean))
-        report(f"Scan {k + 1} of {usual.scans}, as it is and disturbed {disturbances} times.")
-    return found
 
 
 def _size(deviation, modes, mode_sd, rest_sd):

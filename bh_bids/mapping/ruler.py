@@ -29,6 +29,8 @@ NEVER = 1e6
 ARRAYS = ("centre", "scale", "offset", "weights", "modes", "limit")
 # What the ruler tells counts from this many times its error where the scanner prior is asked next.
 ASKED = 1.3
+# Share of what the flow's slopes tell in what both tell.
+SLOPES_SHARE = 0.7
 
 
 def contrast_profile(matched, mask, quantiles, lattice, places):
@@ -180,3 +182,8 @@ def trusted_share(size, error):
     ``error`` times the ruler's, may as well be none, and the larger it is the less is error.
     """
     return max(0.0, 1 - (error / size) ** 2) if size > 0 else 0.0
+
+
+def together_told(by_ruler, by_slopes, weight=1.0):
+    """What ruler and slopes tell together, where the slopes are trusted by ``weight``."""
+    return by_ruler + weight * SLOPES_SHARE * (by_slopes - by_ruler)

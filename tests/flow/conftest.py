@@ -7,7 +7,6 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from bh_bids.flow.config import FlowConfig
-from bh_bids.flow.network import TargetFlow
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,25 +29,6 @@ def tiny_config():
         slices=12,
         origin=(-16.0, -20.0, -6.0),
     )
-
-
-def random_flow(config, seed=0, spread=0.2, dtype=torch.float64):
-    """A flow whose parameters all differ from their initial values."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        flow = TargetFlow(config)
-        with torch.no_grad():
-            for parameter in flow.parameters():
-                parameter.add_(spread * torch.randn_like(parameter))
-            for name, buffer in flow.named_buffers():
-                if name.endswith("initialized"):
-                    buffer.fill_(True)
-    return flow.to(dtype).eval()
-
-
-@pytest.fixture
-def make_flow():
-    return random_flow
 
 
 def tiny_volume(config, seed, gain=1000.0):

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bh_bids.errors import DeviceError, ModelError
 from bh_bids.flow.model import load_model, save_model
+from bh_bids.flow.slopes import KNOTS
 from bh_bids.flow.verify import roundtrip_error
 
 
@@ -232,3 +234,14 @@ def test_mean_of_another_shape_is_not_written(saved, tmp_path):
 def test_absent_device_is_refused(saved, device):
     with pytest.raises(DeviceError, match=device):
         load_model(saved[0], device=device)
+
+
+@pytest.mark.parametrize("known", [KNOTS, KNOTS - 1])
+def test_slopes_of_another_number_are_those_of_another_version(tmp_path, known):
+    """The model then lacks its constants: it says so where it is used, and is calibrated again."""
+    model = load_model("default")
+    of_slopes = ("slopes_centre", "slopes_scale", "slopes_weights")
+    fewer = {name: getattr(model.calibration, name)[:known] for name in of_slopes}
+    calibration = replace(model.calibration, **fewer)
+    save_model(tmp_path, model.flow, model.mean, model.metadata, calibration)
+    assert (load_model(tmp_path).calibration is None) == (known != KNOTS)

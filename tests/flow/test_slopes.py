@@ -10,7 +10,6 @@ import torch
 from bh_bids.flow import slopes as module
 from bh_bids.flow.config import FlowConfig
 from bh_bids.flow.engine import FlowEngine
-from bh_bids.flow.network import TargetFlow
 from bh_bids.flow.slopes import KNOTS, SHARES, ContrastSlopes, ramps
 
 SHAPE = (32, 40, 16)
@@ -26,18 +25,12 @@ def brain(seed=0):
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine(make_flow):
     config = FlowConfig(
         levels=2, steps=2, hidden_channels=8, blocks=1, bins=4, slice_shape=SHAPE[:2],
         slices=SHAPE[2], conditions=("mask", "previous", "noise"),
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        flow = TargetFlow(config)
-        with torch.no_grad():
-            for parameter in flow.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return FlowEngine.from_flow(flow.double().eval(), tf32=False)
+    return FlowEngine.from_flow(make_flow(config, spread=0.1), tf32=False)
 
 
 def gaussian(spread):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bh_bids.harmonization.contrast import Seen, decide, told_with_slopes
-from bh_bids.mapping.calibration import SLOPES_SHARE
 from bh_bids.mapping.intensity import LEVELS, SHARES
+from bh_bids.mapping.ruler import SLOPES_SHARE
 from bh_bids.mapping.scanner import own_deviation
 
 USUAL = np.interp(SHARES, [0, 0.15, 0.4, 0.6, 1], [0.08, 0.35, 0.6, 0.78, 1.02])

@@ -9,7 +9,6 @@ from scipy.stats import multivariate_normal
 
 from bh_bids.flow.config import FlowConfig
 from bh_bids.flow.layers import SplineCoupling
-from bh_bids.flow.network import TargetFlow
 from bh_bids.flow.spline import MIN_DERIVATIVE
 from bh_bids.harmonization.denoise import CANDIDATES, SLICES, FlowDenoiser
 from bh_bids.harmonization.slices import SliceBox
@@ -17,23 +16,21 @@ from bh_bids.harmonization.slices import SliceBox
 ALL = ("mask", "previous", "mean", "noise")
 
 
-def random_flow(conditions=ALL):
+@pytest.fixture
+def random_flow(make_flow):
     """Every parameter away from its initial value; double precision."""
-    config = FlowConfig(
-        levels=2, steps=2, hidden_channels=6, blocks=1, bins=4, conditions=conditions
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        flow = TargetFlow(config)
-        with torch.no_grad():
-            for parameter in flow.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return flow.double().eval().requires_grad_(False)
+    few = {"levels": 2, "steps": 2, "hidden_channels": 6, "blocks": 1, "bins": 4}
+
+    def make(conditions=ALL):
+        return make_flow(FlowConfig(**few, conditions=conditions), spread=0.1).requires_grad_(False)
+
+    return make
 
 
-def gaussian_flow(conditions=ALL):
+@pytest.fixture
+def gaussian_flow(random_flow):
     """The same with couplings that do nothing: z is linear in x, so x is exactly Gaussian."""
-    flow = random_flow(conditions)
+    flow = random_flow()
     outer = math.log(math.expm1(1 - MIN_DERIVATIVE))
     for module in flow.modules():
         if isinstance(module, SplineCoupling):
@@ -111,7 +108,7 @@ def test_passes_backward_are_repeatable_and_exact(noisy, monkeypatch):
     assert set(seen) == {(False, True)} and cudnn() == before == (True, False)
 
 
-def test_the_gradient_is_that_of_the_volumes_log_density(tools):
+def test_the_gradient_is_that_of_the_volumes_log_density(tools, random_flow):
     """By central differences of the sum over slices, each of which also sees the one below."""
     volume, mask = tools.volume()
     volume, mask = volume[8:24, 12:28, 3:9], mask[8:24, 12:28, 3:9]
@@ -147,7 +144,7 @@ def test_the_gradient_is_that_of_the_volumes_log_density(tools):
 
 
 @pytest.mark.parametrize("conditions", [ALL, ("mask", "noise")])
-def test_batches_do_not_matter(tools, conditions):
+def test_batches_do_not_matter(tools, conditions, random_flow):
     volume, mask = tools.volume()
     flow = random_flow(conditions)
     found = []
@@ -160,9 +157,9 @@ def test_batches_do_not_matter(tools, conditions):
         torch.testing.assert_close(other, found[0], rtol=0, atol=1e-12)
 
 
-def test_a_flow_without_couplings_is_a_gaussian_and_the_step_its_posterior_mean():
+def test_a_flow_without_couplings_is_a_gaussian_and_the_step_its_posterior_mean(gaussian_flow):
     """z = A x + b: precision A'A; the clean volume expected is x - s^2 A'A (x - mean)."""
-    flow, sigma, side = gaussian_flow(), 0.006, 8
+    flow, sigma, side = gaussian_flow, 0.006, 8
     mask = np.ones((side, side, 5), bool)
     rng = np.random.default_rng(1)
     volume = 0.5 + 0.05 * rng.normal(size=mask.shape)
@@ -307,7 +304,7 @@ def test_progress_is_told_and_memory_bounded(noisy):
     assert flow.most == 5 < SLICES
 
 
-def test_threads_change_nothing(tools, set_threads):
+def test_threads_change_nothing(tools, set_threads, random_flow):
     """But for the rounding of other batches."""
     volume, mask = tools.volume()
     flow, found = random_flow(), []

@@ -11,23 +11,16 @@ from bh_bids.errors import InputError
 from bh_bids.flow.config import FlowConfig
 from bh_bids.flow.context import slice_context
 from bh_bids.flow.engine import FlowEngine
-from bh_bids.flow.network import TargetFlow
 from bh_bids.harmonization.latent import LatentStep
 
 ALL = ("mask", "previous", "mean", "noise")
 
 
-def random_flow(conditions=(), dtype=torch.float64):
-    config = FlowConfig(
-        levels=2, steps=2, hidden_channels=6, blocks=1, bins=4, conditions=conditions
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        flow = TargetFlow(config)
-        with torch.no_grad():
-            for parameter in flow.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return flow.to(dtype).eval()
+@pytest.fixture
+def random_flow(make_flow):
+    """Small; of the conditions given."""
+    few = {"levels": 2, "steps": 2, "hidden_channels": 6, "blocks": 1, "bins": 4}
+    return lambda conditions=(): make_flow(FlowConfig(**few, conditions=conditions), spread=0.1)
 
 
 @pytest.fixture
@@ -37,7 +30,7 @@ def stack(tools):
     return [torch.from_numpy(v[..., 2:10].astype(float)).permute(2, 0, 1) for v in volumes]
 
 
-def test_measures_and_shrinks_as_the_flow_does(stack):
+def test_measures_and_shrinks_as_the_flow_does(stack, random_flow):
     x, _, _ = stack
     flow, occupied, before = random_flow(), [0, 2, 3, 7], x.clone()
     step = LatentStep(flow, occupied, bits=flow.config.bits, batch_slices=3)
@@ -57,7 +50,7 @@ def test_measures_and_shrinks_as_the_flow_does(stack):
     assert report.bits_per_dim == pytest.approx(float(bits.mean()), rel=1e-9)
 
 
-def test_each_thread_takes_slices_of_its_own(stack, set_threads):
+def test_each_thread_takes_slices_of_its_own(stack, set_threads, random_flow):
     """As many at once as before, none shared by two threads, and the same values."""
     given, flow, batches = stack[0], random_flow(), []
 
@@ -79,7 +72,7 @@ def test_each_thread_takes_slices_of_its_own(stack, set_threads):
     assert threading.get_ident() not in {thread for thread, *_ in batches[2:]}
 
 
-def test_an_engine_serves_as_its_flow(stack):
+def test_an_engine_serves_as_its_flow(stack, random_flow):
     x, _, _ = stack
     flow = random_flow()
     found, expected = x.clone(), x.clone()
@@ -90,7 +83,7 @@ def test_an_engine_serves_as_its_flow(stack):
     assert torch.equal(found, expected)
 
 
-def test_a_conditioned_flow_is_told_of_its_slices(stack):
+def test_a_conditioned_flow_is_told_of_its_slices(stack, random_flow):
     x, mask, mean = stack
     flow = random_flow(ALL)
     context = partial(slice_context, flow.config, mask=mask, mean=mean, sigma=0.01)

@@ -17,7 +17,7 @@ from bh_bids.harmonization import gates, harmonize, harmonize_together, stages
 from bh_bids.harmonization.denoise import FlowDenoiser
 from bh_bids.harmonization.gates import ramp
 from bh_bids.harmonization.slices import SliceBox
-from bh_bids.mapping.calibration import SLOPES_SHARE, calibrate
+from bh_bids.mapping.calibration import calibrate
 from bh_bids.mapping.disturb import NOISE
 from bh_bids.mapping.field import (
     WHOLE,
@@ -30,7 +30,7 @@ from bh_bids.mapping.field import (
 )
 from bh_bids.mapping.intensity import SHARES, TAIL, brain_quantiles, map_between
 from bh_bids.mapping.null_field import expected_field
-from bh_bids.mapping.ruler import contrast_profile
+from bh_bids.mapping.ruler import SLOPES_SHARE, contrast_profile
 from bh_bids.mapping.texture import texture_profile
 from bh_bids.mapping.tissue import Surroundings, unevenness
 
@@ -950,3 +950,25 @@ def test_of_a_disturbed_scan_it_is_not_asked(with_slopes, set_noise, slopes_doma
     }
     set_noise(0.004)
     assert "Slopes" not in with_slopes(changes=nothing)[0]
+
+
+def test_what_a_lesion_shows_is_nothing_that_the_flow_is_asked_of(with_slopes, monkeypatch):
+    """Whatever its voxels are, the others are asked the same."""
+    asked, lesion = [], np.zeros(SHAPE, bool)
+    lesion[12:18, 14:22, 12:18] = True
+    lesion &= MASK
+
+    class Recorded(Asked):
+        def __call__(self, matched, mask):
+            asked.append(mask)
+            return super().__call__(matched, mask)
+
+    monkeypatch.setattr(stages, "ContrastSlopes", Recorded)
+    source = make_scan(36) ** 0.7
+    told = []
+    for brightness in (1.0, 1.3):
+        ill = np.where(lesion, brightness * source, source)
+        told.append(with_slopes(source=ill, lesion=lesion)[0])
+    assert told[0]["Slopes"]["Weight"] > 0 and told[0] == told[1]
+    for mask in asked:
+        np.testing.assert_array_equal(mask, MASK & ~lesion)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bh_bids.flow.config import FlowConfig
-from bh_bids.flow.network import TargetFlow
 from bh_bids.harmonization import harmonize
 from bh_bids.harmonization.slices import SliceBox
 from bh_bids.harmonization.starts import STARTS
@@ -20,18 +19,13 @@ CONFIG = FlowConfig(
 
 
 @pytest.fixture
-def case(tools):
+def case(tools, make_flow):
     """A model with a random conditioned flow, a scan and its mask."""
     volume, mask = tools.volume()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        flow = TargetFlow(CONFIG)
-        with torch.no_grad():
-            for parameter in flow.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
+    flow = make_flow(CONFIG, spread=0.1, dtype=torch.float32)
     mean = np.where(mask, tools.volume(seed=2)[0], 0)
     quantiles = np.quantile(volume[mask], np.linspace(0, 1, 257))
-    model = tools.model(flow.eval().requires_grad_(False), mean, quantiles=quantiles)
+    model = tools.model(flow.requires_grad_(False), mean, quantiles=quantiles)
     model.config = CONFIG
     return SimpleNamespace(model=model, volume=volume, mask=mask)
 

@@ -6,23 +6,17 @@ from safetensors.numpy import load, save
 
 from bh_bids.comparators.histogram import histogram_match
 from bh_bids.errors import InputError, ModelError
-from bh_bids.mapping.calibration import (
-    ANATOMIES,
-    COMPONENTS,
-    DISTURBED,
-    SLOPES_SHARE,
-    Calibration,
-    calibrate,
-)
+from bh_bids.mapping.calibration import COMPONENTS, Calibration, calibrate
 from bh_bids.mapping.disturb import disturbed, other_anatomy
 from bh_bids.mapping.field import field_spread, regional_shift, standard_field
 from bh_bids.mapping.intensity import LEVELS, SHARES, brain_quantiles, map_between
 from bh_bids.mapping.null_field import expected_field
 from bh_bids.mapping.resolution import AXES, RINGS, blur_between, detail_spectrum
-from bh_bids.mapping.ruler import ARRAYS, COLUMNS, ContrastRuler, contrast_profile
+from bh_bids.mapping.ruler import ARRAYS, COLUMNS, SLOPES_SHARE, ContrastRuler, contrast_profile
 from bh_bids.mapping.steady import Agreement, samples
 from bh_bids.mapping.texture import texture_profile
 from bh_bids.mapping.tissue import Surroundings, together, unevenness
+from bh_bids.mapping.versions import ANATOMIES, DISTURBED
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from bh_bids.mapping import (
     steady,
     texture,
     tissue,
+    versions,
 )
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
@@ -72,7 +73,7 @@ def test_sizes_named_in_the_text(section):
     low, high = FlowConfig().noise_range
     nine = {9: "nine"}[len(denoise.CANDIDATES)]
     fifth, ten = {0.2: "fifth"}[steady.SHARE], {10: "ten"}[steady.GROUPS]
-    eight = {8: "eight"}[calibration.DISTURBED]
+    eight = {8: "eight"}[versions.DISTURBED]
     for said in (
         f"between {intensity.LEVELS - intensity.TAIL} knots",
         f"of {slopes.KNOTS} straight pieces that meet at the shares {slopes.SHARES[0]} to "
@@ -80,8 +81,8 @@ def test_sizes_named_in_the_text(section):
         f"of {slopes.SLICES} slices evenly",
         f"no more noise than {gates.QUIET} is found",
         f"noise of $\\sigma$ = {slopes.SIGMA} added",
-        f"slopes with a share of {calibration.SLOPES_SHARE}",
-        f"with { ({4: 'four'}[calibration.ANATOMIES]) } other anatomies, *without*",
+        f"slopes with a share of {ruler.SLOPES_SHARE}",
+        f"with { ({4: 'four'}[versions.ANATOMIES]) } other anatomies, *without*",
         "power that it is over the upper {} and over the upper {}".format(*intensity.TAIL_KNOTS),
         f"sum of {len(field.orders())} products",
         f"order at most {field.ORDER} together",
