@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .errors import InputError
-from .memory import available_gb
+from .limits import available_gb
 from .progress import Progress, named, workflow_of
 from .scheduler import request_resources
 

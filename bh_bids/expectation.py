@@ -2,7 +2,7 @@
 
 import math
 
-from .memory import available_gb
+from .limits import available_gb
 
 STEP_SECONDS = {
     "conform": 2,

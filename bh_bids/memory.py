@@ -1,7 +1,6 @@
-"""How much memory there is, and how much each step takes."""
+"""How much memory each step takes."""
 
 from functools import lru_cache
-from pathlib import Path
 
 TYPICAL_MEGAVOXELS = 11.5
 """Of a scan whose header cannot be read: a head at 1 mm, 256 x 256 x 176."""
@@ -63,43 +62,3 @@ def _megavoxels(path):
     except UNREADABLE:
         return TYPICAL_MEGAVOXELS
     return min(x * y * z / 1e6, 1024.0)
-
-
-def available_gb():
-    """Memory that this process may use: of the computer, or of its control group if that is less.
-
-    Returns
-    -------
-    float
-        GiB.
-    """
-    import psutil
-
-    limits = [psutil.virtual_memory().total]
-    for path in _limit_files():
-        try:
-            limits.append(int(path.read_text()))
-        except (OSError, ValueError):  # not there, or "max"
-            continue
-    return min(limits) / 1024**3
-
-
-def _limit_files(groups="/proc/self/cgroup", root="/sys/fs/cgroup"):
-    """Files that may limit this process's memory: of its control group, and of those around it."""
-    try:
-        lines = Path(groups).read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, place = line.split(":", 2)
-        if controllers == "":
-            top, name = Path(root), "memory.max"
-        elif "memory" in controllers.split(","):
-            top, name = Path(root) / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        folder = top / place.lstrip("/")
-        for part in (folder, *folder.parents):
-            yield part / name
-            if part == top:
-                break

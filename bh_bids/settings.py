@@ -1,6 +1,5 @@
 """One frozen record of everything a run was asked to do, in TOML and back."""
 
-import os
 import uuid
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
@@ -8,16 +7,13 @@ from pathlib import Path
 
 from .errors import InputError
 from .filters import checked_filters, spell_none
+from .limits import available_cpus
 
 # Known here, too, so that the command line need not import what computes.
 METHODS = ("map", "paper")
 COMPARATORS = ("gain", "hm", "hm-whole", "nyul", "ssimh", "unet", "unet-3plane", "cyclegan")
 FAST_COMPARATORS = COMPARATORS[:5]
 LAYOUTS = ("derivatives", "bids")
-
-
-def _available_cpus():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def new_run_uuid():
@@ -66,7 +62,7 @@ class Settings:
     folds: int = 2
     output_layout: str = LAYOUTS[0]
     random_seed: int = 0
-    nprocs: int = field(default_factory=_available_cpus)
+    nprocs: int = field(default_factory=available_cpus)
     omp_nthreads: int | None = None
     mem_gb: float | None = None
     low_mem: bool = False

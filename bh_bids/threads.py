@@ -10,6 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from threadpoolctl import threadpool_limits
 
+from .limits import available_cpus
+
+
+def use_threads(count=None):
+    """Set torch's threads; by default those that it takes itself, as far as a container gives them.
+
+    Parameters
+    ----------
+    count : int, optional
+        Less than 1 is 1.
+    """
+    few = min(torch.get_num_threads(), available_cpus())
+    torch.set_num_threads(few if count is None else max(1, count))
+
 
 def workers(device):
     """How many parts are worth doing at once: torch's threads on a CPU, one elsewhere."""

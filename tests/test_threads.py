@@ -6,7 +6,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from bh_bids.threads import at_once, in_parts, one_blas_thread, results, workers
+from bh_bids import threads
+from bh_bids.threads import at_once, in_parts, one_blas_thread, results, use_threads, workers
 
 
 @pytest.fixture
@@ -68,3 +69,16 @@ def test_matrix_products_take_one_thread_for_a_while():
         with one_blas_thread():
             assert counts() == {1}
         assert counts() == before == {2}
+
+
+def test_torch_takes_no_more_threads_than_a_container_gives(set_threads, monkeypatch):
+    for own, given, asked, expected in (
+        (8, 2, None, 2),
+        (2, 8, None, 2),
+        (2, 1, 5, 5),
+        (2, 2, 0, 1),
+    ):
+        set_threads(own)
+        monkeypatch.setattr(threads, "available_cpus", lambda given=given: given)
+        use_threads(asked)
+        assert torch.get_num_threads() == expected

@@ -141,13 +141,11 @@ def _read_config(path):
 
 
 def _calibrate(options):
-    import torch
-
     from ..flow.calibration import calibrate_model
     from ..harmonization.device import resolve_device
+    from ..threads import use_threads
 
-    if options.threads is not None:
-        torch.set_num_threads(max(1, options.threads))
+    use_threads(options.threads)
     model = calibrate_model(
         options.model,
         options.derivatives,

@@ -182,9 +182,9 @@ def _train(options):
 
     from ..flow.config import FlowConfig
     from ..flow.training import TrainingSettings, train_model
+    from ..threads import use_threads
 
-    if options.threads is not None:
-        torch.set_num_threads(max(1, options.threads))
+    use_threads(options.threads)
     given = vars(options)
     same = ("levels", "hidden_channels", "blocks", "bins", "bits", "batch_norm")
     config = FlowConfig(

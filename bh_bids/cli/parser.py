@@ -166,7 +166,7 @@ def _add_group(group):
 def _add_resources(group):
     add = group.add_argument
     add("--nprocs", "--n-cpus", "--n_cpus", "--nthreads", type=int, metavar="N",
-        help="processes at once (default: all cores)")  # fmt: skip
+        help="processes at once (default: all cores, or a container's share)")  # fmt: skip
     add("--omp-nthreads", type=int, metavar="N",
         help="threads of a step (default: --nprocs divided by the scans, at most 8)")  # fmt: skip
     memory = group.add_mutually_exclusive_group()

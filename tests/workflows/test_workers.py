@@ -1,7 +1,6 @@
 """Worker processes, their loss, what they take; and memory that is known beforehand."""
 
 import gzip
-import os
 import struct
 import subprocess
 import sys
@@ -124,31 +123,6 @@ def test_a_damaged_scan_does_not_stop_the_building_of_the_workflow(make, tmp_pat
     make(path)
     for step, (least, _) in memory.STEP_GB.items():
         assert memory.step_gb(step, Scan(path, "01", None, "")) >= least
-
-
-@pytest.mark.parametrize(
-    ("line", "folder", "name"),
-    [("0::/job/step", "", "memory.max"),
-     ("7:cpu,memory:/job/step", "memory", "memory.limit_in_bytes")],
-)  # fmt: skip
-def test_the_memory_of_a_job_is_known(tmp_path, monkeypatch, line, folder, name):
-    """Control groups of both kinds; the limit may be that of a group around the process's own."""
-    root, groups = tmp_path / "cgroup", tmp_path / "self"
-    (root / folder / "job" / "step").mkdir(parents=True)
-    groups.write_text(f"3:cpuset:/elsewhere\n{line}\n")
-    (root / folder / "job" / name).write_text(f"{3 * 2**30}\n")
-    (root / folder / "job" / "step" / name).write_text("max\n")
-    files = list(memory._limit_files(groups, root))
-    assert root / folder / "job" / name in files
-    monkeypatch.setattr(memory, "_limit_files", lambda: files)
-    assert memory.available_gb() == pytest.approx(3)
-
-
-def test_without_a_limit_it_is_the_computer_s():
-    import psutil
-
-    assert memory.available_gb() <= psutil.virtual_memory().total / 2**30
-    assert memory.available_gb() > 0.5 or os.path.exists("/sys/fs/cgroup")
 
 
 LOSS = """
