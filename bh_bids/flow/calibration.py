@@ -29,8 +29,8 @@ def calibrate_model(
     """Give an imported model its target's mean volume, intensities and constants.
 
     The flow's weights stay as they are. A model that has its mean volume, but no constants of the
-    method "map" or another version's, is given those alone, not learned from the participants that
-    its description excludes.
+    method "map" or another version's, is given those and ``about`` alone, not learned from the
+    participants that its description excludes.
 
     Parameters
     ----------
@@ -80,6 +80,8 @@ def calibrate_model(
         "Software": {name: version(name) for name in ("bh-bids", "torch", "nflows")},
     }
     _check_grid(scans[0], config, model)
+    about = _without_blanks(about or {})
+    about["TargetDomain"] = {**given.target_domain, **about.get("TargetDomain", {})}
     # On disk, not in memory: a target may have hundreds of scans.
     with tempfile.TemporaryDirectory(prefix="bh-calibrate-") as aside:
         store = open_store(aside, scans, config, report)
@@ -91,7 +93,7 @@ def calibrate_model(
         if constants_alone:
             known = given.mean, given.intensity, given.to(device).flow
             constants = learn_constants(store.volumes, *known, report, store.release)
-            metadata = {**given.metadata, "Constants": origin}
+            metadata = {**given.metadata, **about, "Constants": origin}
             save_model(target, given.flow, given.mean, metadata, constants)
             return load_model(target.absolute())
         intensity, mean = describe_domain(store.volumes, config, store.release)
@@ -99,12 +101,9 @@ def calibrate_model(
         constants = learn_constants(store.volumes, *known, report, store.release)
         report("Measuring bits per dimension.")
         bits, count = measure_bits(given.to(device).flow, store.volumes, config)
-    about = _without_blanks(about or {})
-    domain = {**given.target_domain, **about.get("TargetDomain", {})}
     metadata = {
         **{name: value for name, value in given.metadata.items() if name != "Constants"},
         **about,
-        "TargetDomain": domain,
         "Intensity": intensity,
         "Calibration": {
             **origin,

@@ -144,14 +144,17 @@ def test_missing_constants_are_not_learned_from_the_models_test_participants(
     before = load_model(calibrated)
     assert before.calibration is None
 
-    said = []
-    model = calibrate_model(calibrated, derivatives, exclude=["sub-05"], report=said.append)
+    said, about = [], {"TargetDomain": {"Dataset": "doi:10.1/x"}, "License": ""}
+    given = {"exclude": ["sub-05"], "about": about, "report": said.append}
+    model = calibrate_model(calibrated, derivatives, **given)
     assert model.calibration.scans == 4
     assert "The model keeps participant(s) 06 for tests: they are left out." in said
     found = model.metadata["Constants"]
     assert found["Participants"] == ["01", "02", "03", "04"]
     assert found["ExcludedParticipants"] == ["05", "06"] and "bh-bids" in found["Software"]
-    for name in content.keys() - {"Constants"}:
+    # What was asked to be told of the target is told; the rest stays.
+    assert model.target_domain == {**content["TargetDomain"], "Dataset": "doi:10.1/x"}
+    for name in content.keys() - {"Constants", "TargetDomain"}:
         assert model.metadata[name] == content[name]
     np.testing.assert_array_equal(model.mean, before.mean)
 
