@@ -133,7 +133,7 @@ def told_deviation(calibration, profile, sharpness, sigma, evened=0.0):
     return change, account
 
 
-def told_with_slopes(calibration, told, slopes, blur, untouched=1.0):
+def told_with_slopes(calibration, told, slopes, blurs, untouched=1.0):
     """What ruler and flow's slopes say of a brain together.
 
     Parameters
@@ -144,8 +144,8 @@ def told_with_slopes(calibration, told, slopes, blur, untouched=1.0):
         Of :func:`told_deviation`.
     slopes : numpy.ndarray, shape (KNOTS,)
         Of :class:`bh_bids.flow.slopes.ContrastSlopes`; NaN where the flow cannot tell.
-    blur : array_like, shape (AXES,)
-        As the scan was, voxels squared.
+    blurs : sequence of array_like, shape (AXES,)
+        Of the scan and, if that is another, of what the flow was shown; voxels squared.
     untouched : float
         How far its detail and local contrast were left as they were, 0 to 1.
 
@@ -160,18 +160,44 @@ def told_with_slopes(calibration, told, slopes, blur, untouched=1.0):
     if not np.isfinite(slopes).all():
         return change, {**account, "Slopes": own}
     distance = ruler.distance(slopes)
-    odd = float(np.sqrt(np.mean(np.square(blur) / np.mean(calibration.null_blur**2, axis=0))))
+    odd = [odd_detail(calibration, blur) for blur in blurs]
     weight = untouched * (1 - ramp(distance, SLOPES_NEAR, SLOPES_FAR))
-    weight *= 1 - ramp(odd, SLOPES_DETAIL, SLOPES_ODD)
+    weight *= 1 - ramp(odd[-1], SLOPES_DETAIL, SLOPES_ODD)
     own = {
         "Weight": round(float(weight), 4),
         "Distance": round(distance, 3),
-        "Detail": round(odd, 3),
+        "Detail": round(odd[0], 3),
     }
+    if len(odd) > 1:
+        own["DetailShown"] = round(odd[-1], 3)
     change = together_told(change, ruler.predict(slopes), own["Weight"])
     size = _size(change, _error(calibration, own["Weight"]))
     share = round(trusted_share(size, ERROR), 4)
     return change, {**account, "Deviation": round(size, 3), "Share": share, "Slopes": own}
+
+
+def odd_detail(calibration, blur):
+    """How far a blur along the axes is from the target's, standard deviations of target scans."""
+    usual = np.mean(calibration.null_blur**2, axis=0)
+    return float(np.sqrt(np.mean(np.square(blur) / usual)))
+
+
+def finer_than_usual(calibration, blur):
+    """The blur that a scan lacks to be shown to the flow: none of one with the target's detail.
+
+    Parameters
+    ----------
+    calibration : bh_bids.mapping.calibration.Calibration
+    blur : array_like, shape (AXES,)
+        Of the scan, voxels squared; negative where it is finer than the target's.
+
+    Returns
+    -------
+    numpy.ndarray, shape (AXES,)
+        Variances, voxels squared.
+    """
+    odd = ramp(odd_detail(calibration, blur), SLOPES_DETAIL, SLOPES_ODD)
+    return odd * np.maximum(-np.asarray(blur), 0)
 
 
 def decide(calibration, seen, *, mapped, divided=True):

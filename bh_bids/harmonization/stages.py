@@ -14,9 +14,9 @@ from ..mapping import spectrum
 from ..mapping.field import Lattice, field_spread, find_field, log_field, regional_shift
 from ..mapping.intensity import brain_quantiles, map_between
 from ..mapping.mapping import Mapping
-from ..mapping.resolution import blur_between, detail_spectrum, sharpened
+from ..mapping.resolution import blur_between, detail_spectrum, sharpened, smoothed
 from ..mapping.ruler import contrast_profile
-from .contrast import Seen, told_deviation, told_with_slopes
+from .contrast import Seen, finer_than_usual, told_deviation, told_with_slopes
 from .denoise import CANDIDATES, FlowDenoiser
 from .gates import LITTLE, NOISY, QUIET, blur_gate, field_gate
 from .latent import LatentStep
@@ -209,8 +209,9 @@ class VolumeRun:
         change, account = told = told_deviation(calibration, profile, sharpness, self.sigma, evened)
         untouched = 1 - max(evened, self.decisions["Resolution"].get("Weight", 0.0))
         if self._can_be_asked and account["Weight"] * untouched > 0:
+            shown, blurs = self._coarse_as_the_target(matched)
             change, account = told_with_slopes(
-                calibration, told, self._slopes(matched, self.telling), self.blur, untouched
+                calibration, told, self._slopes(shown, self.telling), blurs, untouched
             )
         # The deviation goes with the intensity: of a part of a brain, shares are others.
         return np.interp(self.quantiles, calibration.quantiles, change), account
@@ -225,6 +226,22 @@ class VolumeRun:
             and self.blur is not None
             and self.sigma <= QUIET
         )
+
+    def _coarse_as_the_target(self, matched):
+        """A matched brain as the flow is shown it: without detail that the target's have not.
+
+        Returns
+        -------
+        shown : numpy.ndarray, shape (x, y, z)
+        blurs : list of numpy.ndarray, shape (AXES,)
+            Of the scan and, where that is smoothed, of what is shown.
+        """
+        lacking = finer_than_usual(self.calibration, self.blur)
+        if not lacking.any():
+            return matched, [self.blur]
+        shown = self.match(smoothed(matched, self.telling, lacking))
+        blur = blur_between(detail_spectrum(shown, self.telling), self.calibration.detail)
+        return shown, [self.blur, blur]
 
     def _slopes(self, matched, telling):
         """What the flow asks of the contrast of a matched brain."""

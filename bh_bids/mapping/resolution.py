@@ -107,6 +107,26 @@ def blur_size(blur):
     return np.sqrt(np.square(np.maximum(blur, 0)).sum(axis=-1))
 
 
+def smoothed(volume, mask, blur):
+    """A brain with a Gaussian blur.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+        In any units.
+    mask : numpy.ndarray of bool, shape (x, y, z)
+    blur : array_like, shape (AXES,)
+        Variances along the axes, voxels squared.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (x, y, z)
+        Means of brain voxels alone, 0 outside the mask.
+    """
+    mean, _ = _local_mean(volume, mask, np.sqrt(blur))
+    return np.where(mask, mean, 0).astype(np.float32)
+
+
 def sharpened(volume, mask, blur):
     """A brain without a Gaussian blur, as far as a gain of ``STRONGEST`` undoes it.
 

@@ -5,7 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bh_bids.harmonization.contrast import Seen, decide, told_with_slopes
+from bh_bids.harmonization.contrast import (
+    Seen,
+    decide,
+    finer_than_usual,
+    told_with_slopes,
+)
 from bh_bids.mapping.intensity import LEVELS, SHARES
 from bh_bids.mapping.ruler import SLOPES_SHARE
 from bh_bids.mapping.scanner import own_deviation
@@ -143,7 +148,7 @@ def test_slopes_are_asked_of_what_they_know(distance, odd, weight):
     change = 0.02 * np.sin(np.pi * SHARES)
     given = with_slopes(error=0.01, both_error=0.002, distance=distance)
     blur = odd * np.array([0.05, 0.1, 0.2])
-    found, account = told_with_slopes(given, told(change), SLOPES, blur)
+    found, account = told_with_slopes(given, told(change), SLOPES, [blur])
     assert account["Slopes"]["Weight"] == pytest.approx(weight, abs=1e-3)
     assert account["Slopes"]["Detail"] == pytest.approx(odd, abs=1e-3)
     by_slopes = 0.1 * np.interp(SHARES, [0, 1], SLOPES)
@@ -166,17 +171,41 @@ def test_slopes_are_asked_of_what_they_know(distance, odd, weight):
 def test_slopes_that_cannot_be_told_change_nothing(slopes, blur, untouched):
     change = 0.02 * np.sin(np.pi * SHARES)
     given = with_slopes(error=np.sqrt(np.mean(change**2)) / 2)
-    found, account = told_with_slopes(given, told(change), slopes, blur, untouched)
+    found, account = told_with_slopes(given, told(change), slopes, [blur], untouched)
     assert account["Slopes"]["Weight"] == 0
     np.testing.assert_array_equal(found, change)
     assert account["Deviation"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("odd", "share"), [(1.9, 0), (2.0, 0), (2.5, 0.5), (3.0, 1), (8.0, 1), (-8.0, 0)]
+)
+def test_what_is_finer_than_the_target_lacks_a_blur(odd, share):
+    """Only along the axes where it is; a scan with the target's detail is shown as it is."""
+    spread = np.array([0.05, 0.1, 0.2])
+    lacking = finer_than_usual(with_slopes(), -odd * spread)
+    np.testing.assert_allclose(lacking, share * abs(odd) * spread, atol=1e-9)
+    mixed = finer_than_usual(with_slopes(), odd * np.sqrt(1.5) * spread * [1, -1, 0])
+    finer = np.array([odd < 0, odd > 0, False])
+    expected = (abs(odd) >= 3) * abs(odd) * np.sqrt(1.5) * spread * finer
+    if abs(odd) != 2.5:
+        np.testing.assert_allclose(mixed, expected, atol=1e-9)
+
+
+def test_slopes_count_by_the_detail_that_the_flow_was_shown():
+    change, blur = 0.02 * np.sin(np.pi * SHARES), np.array([0.05, 0.1, 0.2])
+    _, account = told_with_slopes(with_slopes(), told(change), SLOPES, [-5 * blur, -2.5 * blur])
+    found = account["Slopes"]
+    assert found["Detail"] == pytest.approx(5, abs=1e-3)
+    assert found["DetailShown"] == pytest.approx(2.5, abs=1e-3)
+    assert found["Weight"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_slopes_count_less_the_more_of_a_scan_was_changed():
     change = np.zeros(LEVELS)
     for untouched in (1.0, 0.6, 0.01):
         found, account = told_with_slopes(
-            with_slopes(), told(change), SLOPES, np.zeros(3), untouched
+            with_slopes(), told(change), SLOPES, [np.zeros(3)], untouched
         )
         assert account["Slopes"]["Weight"] == pytest.approx(untouched)
         expected = untouched * SLOPES_SHARE * 0.1 * np.interp(SHARES, [0, 1], SLOPES)

@@ -972,3 +972,36 @@ def test_what_a_lesion_shows_is_nothing_that_the_flow_is_asked_of(with_slopes, m
     assert told[0]["Slopes"]["Weight"] > 0 and told[0] == told[1]
     for mask in asked:
         np.testing.assert_array_equal(mask, MASK & ~lesion)
+
+
+@pytest.mark.parametrize("finer", [False, True])
+def test_of_a_finer_scan_the_flow_is_shown_no_more_than_the_targets_detail(
+    slopes_domain, with_slopes, monkeypatch, finer
+):
+    """Smoothed among brain voxels, along the axes where it is finer, and matched again."""
+    shown, found = [], np.array([0.0, 0.02, -0.6])
+    spread = np.sqrt(np.mean(found**2)) / (4.0 if finer else 1.9)
+
+    class Recorded(Asked):
+        def __call__(self, matched, mask):
+            shown.append(matched)
+            return super().__call__(matched, mask)
+
+    monkeypatch.setattr(stages, "ContrastSlopes", Recorded)
+    # As the scan is, and as it is shown.
+    blurs = iter([found, np.zeros(3)])
+    monkeypatch.setattr(stages, "blur_between", lambda spectrum, usual: next(blurs))
+    told, _ = with_slopes(changes={"null_blur": np.full((10, 3), spread)})
+    assert told["Slopes"]["Weight"] == 1 and ("DetailShown" in told["Slopes"]) == finer
+    source, usual = make_scan(36) ** 0.7, slopes_domain.calibration.quantiles
+
+    def match(volume):
+        return np.where(MASK, map_between(brain_quantiles(volume[MASK]), usual)(volume), 0)
+
+    expected = match(source)
+    if finer:
+        blurred, inside = (
+            gaussian_filter(v.astype(float), (0, 0, np.sqrt(0.6))) for v in (expected, MASK)
+        )
+        expected = match(np.where(MASK, blurred / np.maximum(inside, 1e-9), 0))
+    np.testing.assert_allclose(shown[0], expected, atol=2e-3)

@@ -16,6 +16,7 @@ from bh_bids.mapping.resolution import (
     blur_size,
     detail_spectrum,
     sharpened,
+    smoothed,
 )
 
 SHAPE = (60, 72, 64)
@@ -162,3 +163,24 @@ def test_sharpening_knows_no_units(gain):
     volume = brain()
     result, expected = (sharpened(v, MASK, (0.3, 0.2, 0.1)) for v in (gain * volume, volume))
     np.testing.assert_allclose(result, gain * expected, rtol=1e-4, atol=1e-5 * gain)
+
+
+@pytest.mark.parametrize("variances", [(0, 0, 0.6), (0.3, 0.3, 0.3), (0.4, 0, 0.7)])
+def test_what_was_smoothed_is_blurred_by_that(variances):
+    volume = brain(noise=0.01)
+    found = smoothed(volume, MASK, variances)
+    told = blur_between(detail_spectrum(found, MASK), detail_spectrum(volume, MASK))
+    # A sampled kernel is another blur where it is narrow.
+    np.testing.assert_allclose(told, variances, atol=0.12)
+    inside = gaussian_filter(MASK.astype(float), np.sqrt(variances)) > 1 - 1e-6
+    plain = gaussian_filter(volume.astype(float), np.sqrt(variances))
+    np.testing.assert_allclose(found[inside], plain[inside], atol=1e-5)
+
+
+def test_smoothing_takes_nothing_from_beyond_the_brain():
+    level = np.where(MASK, 0.7, 5.0)
+    found = smoothed(level, MASK, (0.5, 0, 0.5))
+    np.testing.assert_allclose(found[MASK], 0.7, rtol=1e-5)
+    assert not found[~MASK].any()
+    same = smoothed(brain(), MASK, (0, 0, 0))
+    np.testing.assert_allclose(same, brain(), atol=1e-6)
