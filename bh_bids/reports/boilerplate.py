@@ -232,6 +232,8 @@ def _map_text(blocks):
                 ", and in undisturbed scans by another from the slopes of the flow's log density "
                 "with the slopes of a map of intensities"
             )
+        if any(_of(r, "Slopes", "Weight") and _of(r, "Slopes", "DetailShown") for r in rulers):
+            deviation += ", of scans finer than the target's after smoothing to its detail"
         divisions = [_of(b, "Decisions", "Contrast", "Division") or {} for b in used]
         divided = any(d.get("Weight") and d.get("Share") for d in divisions)
         division = (

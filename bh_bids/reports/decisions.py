@@ -190,7 +190,8 @@ def _ruler_row(ruler):
     share = _number(ruler.get("Share"))
     who, slopes = "The scan's texture, and places where participants agree,", ruler.get("Slopes")
     if isinstance(slopes, dict) and _number(slopes.get("Weight")):
-        who = "The scan's texture, places where participants agree, and the flow,"
+        finer = ", shown the scan without its finer detail," if "DetailShown" in slopes else ","
+        who = f"The scan's texture, places where participants agree, and the flow{finer}"
     if weight > 0 and share == 0:
         sentence = (
             f"As far as {who[0].lower() + who[1:]} can tell, the participant's own contrast is the "

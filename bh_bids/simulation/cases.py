@@ -1,8 +1,8 @@
 """Cases of a benchmark: a truth, and the source that a simulated scanner made of it.
 
-For most gaps the truth is the target scan itself. For those of anatomy it is a target scan with
-another anatomy, and the scanner's part is gamma 0.7: what a method must undo is the contrast, what
-it must leave alone is the anatomy.
+For most gaps the truth is the target scan itself. For some it is a target scan with another
+anatomy, or with finer detail, and the scanner's part is gamma 0.7: what a method must undo is the
+contrast, what it must leave alone is the rest.
 """
 
 from typing import NamedTuple
@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from .gaps import GAPS, RANDOM_GAPS, apply_gap
+from .gaps import GAPS, RANDOM_GAPS, apply_gap, finer
 from .pathology import add_lesions, cut_field_of_view, enlarge_ventricles
 
-ANATOMY_GAPS = ("ventricles", "fov", "lesion")
-ANATOMY_CONTRAST = "gamma0.7"
-CASES = ("none", *GAPS, *ANATOMY_GAPS)
+# Gaps of another truth, and the contrast they come with.
+OTHER_TRUTHS = ("ventricles", "fov", "lesion", "finer")
+OTHERS_CONTRAST = "gamma0.7"
+CASES = ("none", *GAPS, *OTHER_TRUTHS)
 # What the group level simulates where no gap is named: the paper's three kinds of contrast, and
 # what no map of intensities undoes.
 DEFAULT_GAPS = (
@@ -49,10 +50,10 @@ def make_case(gap, truth, mask, seed=0):
     Parameters
     ----------
     gap : str
-        One of ``CASES``: "none", a gap of :func:`bh_bids.simulation.gaps.apply_gap`, or a change
-        of anatomy under gamma 0.7: "ventricles" (enlarged by 3 voxels all around), "fov" (the
-        lowest quarter of the brain was not scanned) or "lesion" (dark and bright ones in white
-        matter).
+        One of ``CASES``: "none", a gap of :func:`bh_bids.simulation.gaps.apply_gap`, or another
+        truth under gamma 0.7: "ventricles" (enlarged by 3 voxels all around), "fov" (the lowest
+        quarter of the brain was not scanned), "lesion" (dark and bright ones in white matter) or
+        "finer" (more detail along foot-head than the target's).
     truth : numpy.ndarray, shape (x, y, z)
         Target scan in target units.
     mask : numpy.ndarray of bool, shape (x, y, z)
@@ -81,8 +82,10 @@ def make_case(gap, truth, mask, seed=0):
         mask = cut_field_of_view(mask)
     elif gap == "lesion":
         truth, lesion = add_lesions(truth, mask, seed=seed)
+    elif gap == "finer":
+        truth = finer(truth, mask)
     truth = np.where(mask, truth, 0).astype(np.float32)
     if gap == "none":
         return Case(truth, truth.copy(), mask)
-    contrast = ANATOMY_CONTRAST if gap in ANATOMY_GAPS else gap
+    contrast = OTHERS_CONTRAST if gap in OTHER_TRUTHS else gap
     return Case(truth, apply_gap(contrast, truth, mask, seed=seed), mask, lesion)

@@ -171,13 +171,19 @@ def test_what_was_kept_of_the_own_contrast_is_told(share, answer, words):
     assert row["answer"] == answer and words in row["sentence"]
 
 
-@pytest.mark.parametrize("slopes", [{"Weight": 0.5}, {"Weight": 0.0}, None, "damaged"])
+@pytest.mark.parametrize(
+    "slopes",
+    [{"Weight": 0.5}, {"Weight": 0.0}, {"Weight": 0.5, "DetailShown": 1.2},
+     {"Weight": 0.0, "DetailShown": 3.2}, None, "damaged"],
+)  # fmt: skip
 def test_that_the_flow_was_asked_is_told_where_it_counted(slopes):
     given = block(Contrast={"Ruler": {**RULER, "Slopes": slopes}})
     row = next(row for row in decision_rows(given) if row["stage"] == "Own contrast")
-    counted = slopes == {"Weight": 0.5}
-    assert ("the flow" in row["sentence"]) == counted
-    assert ("log density" in methods_text([{"Harmonization": given}])) == counted
+    counted = slopes not in (None, "damaged") and slopes["Weight"] > 0
+    text = methods_text([{"Harmonization": given}])
+    assert ("the flow" in row["sentence"]) == ("log density" in text) == counted
+    smoothed = counted and "DetailShown" in slopes
+    assert ("finer detail" in row["sentence"]) == ("finer than the target" in text) == smoothed
 
 
 @pytest.mark.parametrize(

@@ -99,14 +99,27 @@ def test_every_case_has_its_truth_source_and_mask(layered_head):
         assert one.source.tobytes() == same.source.tobytes()
         assert (gap in RANDOM_CASES) != np.array_equal(one.source, other.source), gap
         assert (one.lesion is not None) == (gap == "lesion")
-        changed = gap in ("ventricles", "lesion")
+        changed = gap in ("ventricles", "lesion", "finer")
         assert changed != np.array_equal(one.truth, np.where(one.mask, volume, 0)), gap
         assert (gap == "fov") != np.array_equal(one.mask, mask), gap
 
 
-def test_anatomy_is_seen_through_gamma(layered_head):
+def test_a_finer_scan_has_more_detail_along_foot_head_alone(layered_head):
+    """What a blur leaves of a wave, 1 - g, is what is added, 4 times; inside, away from edges."""
+    _, mask, _ = layered_head()
+    inside = gaussian_filter(mask.astype(float), 3) > 1 - 1e-4
+    for axis, frequency in ((2, 0.2), (2, 0.1), (0, 0.2)):
+        place = np.indices(mask.shape)[axis]
+        wave = np.where(mask, 0.5 + 0.05 * np.cos(2 * np.pi * frequency * place), 0)
+        truth = make_case("finer", wave.astype(np.float32), mask).truth
+        taken = (1 - np.exp(-2 * (np.pi * frequency * 0.8) ** 2)) * (axis == 2)
+        expected = 0.5 + (1 + 4 * taken) * (wave - 0.5)
+        np.testing.assert_allclose(truth[inside], expected[inside], atol=2e-3)
+
+
+def test_another_truth_is_seen_through_gamma(layered_head):
     volume, mask, _ = layered_head()
-    for gap in ("ventricles", "fov", "lesion"):
+    for gap in ("ventricles", "fov", "lesion", "finer"):
         case = make_case(gap, volume, mask, seed=3)
         assert np.allclose(case.source[case.mask], case.truth[case.mask] ** 0.7, atol=1e-5)
     plain = make_case("scanner", volume, mask, seed=3)
