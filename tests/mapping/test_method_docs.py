@@ -60,7 +60,8 @@ def test_parameters_and_defaults(section):
         ("ruler counts less (`Distance`)", (contrast.NEAR, contrast.FAR)),
         ("ruler counts less (`Sharpness`)", (contrast.SHARP, contrast.BLURRED)),
         ("slopes count less (`Slopes`, `Distance`)", (contrast.SLOPES_NEAR, contrast.SLOPES_FAR)),
-        ("slopes count less (`Slopes`, `Detail`)", (contrast.SLOPES_DETAIL, contrast.SLOPES_ODD)),
+        ("slopes count less (`Slopes`, `Detail`;", (contrast.SLOPES_DETAIL, contrast.SLOPES_ODD)),
+        ("the scan is smoothed for them", (contrast.SLOPES_DETAIL, contrast.SLOPES_ODD)),
     ],
 )
 def test_thresholds(section, row, values):
