@@ -17,9 +17,10 @@ deviation from the target's quantiles, which is what a histogram match gets wron
 left of it: if all, or only the share, of what the ruler says is kept; and as the solver decides
 with the scanner prior, after a gamma of 0.7. The flow is not asked of the contrast here.
 
-The flow's weights are the model's: they have seen the fold. So cross-fitting tells of the contrast
-without the flow's slopes (``map-noslopes``), in which the flow has no say but on the noise level,
-and nothing of the slopes, fields' ablations or denoising.
+The flow's weights are the model's: they have seen the fold. Of the contrast without the flow's
+slopes (``map-noslopes``), in which the flow has no say but on the noise level, cross-fitting tells
+all; with them (``map``) what is learned of the slopes is out of sample, the flow is not. It tells
+nothing of denoising.
 """
 
 import argparse
