@@ -177,7 +177,19 @@ def told_with_slopes(calibration, told, slopes, blurs, untouched=1.0):
 
 
 def odd_detail(calibration, blur):
-    """How far a blur along the axes is from the target's, standard deviations of target scans."""
+    """How far a blur along the axes is from the target's.
+
+    Parameters
+    ----------
+    calibration : bh_bids.mapping.calibration.Calibration
+    blur : array_like, shape (AXES,)
+        Variances, voxels squared; negative where a scan is finer.
+
+    Returns
+    -------
+    float
+        Root mean square over the axes, standard deviations of target scans.
+    """
     usual = np.mean(calibration.null_blur**2, axis=0)
     return float(np.sqrt(np.mean(np.square(blur) / usual)))
 

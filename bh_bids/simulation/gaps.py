@@ -158,7 +158,10 @@ def blur(volume, mask, seed=0, sigma=0.6):
 
 
 def finer(volume, mask, seed=0, amount=4.0, sigma=(0.0, 0.0, 0.8)):
-    """More detail along foot-head: what a blur there would take is added, ``amount`` times."""
+    """More detail along foot-head: what a blur there would take is added, ``amount`` times.
+
+    The blur is a Gaussian of ``sigma`` voxels along each axis, inside the brain.
+    """
     lost = volume - _blurred(volume, mask, sigma)
     return _inside(np.maximum(volume + amount * lost, 0), mask)
 
