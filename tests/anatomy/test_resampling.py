@@ -12,6 +12,7 @@ from bh_bids.anatomy.resampling import (
     box_affine,
     content_box,
     downsample,
+    low_pass,
     resample,
     voxel_sizes,
 )
@@ -156,3 +157,21 @@ def test_a_matrix_that_rounding_has_touched_is_taken():
     touched[3, 0] = 1e-17
     same = resample(volume, affine, volume.shape, affine, touched, order=1)
     np.testing.assert_allclose(same, volume, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 0.9, 0.81])
+def test_voxels_that_are_little_finer_stay_as_they_are(size):
+    volume = textured()
+    np.testing.assert_array_equal(low_pass(volume, (size, 1.5, size), 1.0), volume)
+
+
+@pytest.mark.parametrize("size", [0.8, 0.5, 0.35, 0.2])
+def test_voxels_that_are_much_finer_are_averaged_as_wider_ones_would(size):
+    """Of an edge: its width is that of a wide voxel less that of a narrow one, its height stays."""
+    mark = np.zeros((81, 3, 3), np.float32)
+    mark[40] = 1
+    found = low_pass(mark, (size, 1.0, 1.0), 1.0)[:, 1, 1].astype(np.float64)
+    assert found.sum() == pytest.approx(1, abs=1e-6) and found.min() >= 0
+    places = size * (np.arange(81) - 40)
+    assert places @ found == pytest.approx(0, abs=1e-6)
+    assert places**2 @ found == pytest.approx((1 - size**2) / 12, rel=1e-4)
