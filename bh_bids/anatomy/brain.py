@@ -38,6 +38,8 @@ LEAST_CORE_ML = 10.0
 NEGATIVE = (0.01, 0.10)
 """Shares of negative voxels in the brain that are told, and refused: they count as 0. An
 interpolation leaves a few at edges; a z-scored brain has half of them."""
+EMPTY = 0.01
+"""Share of a brain mask that may lie in the scan's empty background before it is left out."""
 MIN_BACKGROUND = 0.4
 """A skull-stripped scan has at least this share of voxels at its background value."""
 
@@ -124,7 +126,7 @@ def brain_mask(
     mode : {"auto", "skip", "force"}
         ``skip`` takes the scan as already skull-stripped, ``force`` as not, ``auto`` looks.
     given : numpy.ndarray of bool, shape (x, y, z), optional
-        A mask made elsewhere; it is used as it is.
+        A mask made elsewhere; it is used as it is, but for what lies where the scan is empty.
     given_by : str
         What made it.
     template : str, optional
@@ -154,6 +156,8 @@ def brain_mask(
         head, notes = find_head_template(template)
         mask, method = extract_brain(volume, affine, head, seed=seed, sloppy=sloppy), head.method
         warnings += notes
+    mask, notes = without_empty(volume, mask)
+    warnings += notes
     volume_ml = float(mask.sum() * voxel_volume(affine))
     plausible = BRAIN_VOLUME_ML[0] <= volume_ml <= BRAIN_VOLUME_ML[1]
     if not plausible and not (force and volume_ml):
@@ -163,6 +167,35 @@ def brain_mask(
         )
     warnings += negative_intensities(volume, mask)
     return mask, {"Method": method, "Volume_ml": round(volume_ml, 1), "Warnings": warnings}
+
+
+def without_empty(volume, mask):
+    """Leave out of a brain mask what lies where the scan shows nothing.
+
+    A mask of another program may be wider than the brain that was cut out of the scan; a scan may
+    be padded, or defaced into the brain. Zeros there would count as the brain's darkest tissue.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray, shape (x, y, z)
+    mask : numpy.ndarray of bool, shape (x, y, z)
+
+    Returns
+    -------
+    mask : numpy.ndarray of bool, shape (x, y, z)
+        As it was, if less than 1 % of it is empty. What is empty in the middle of the brain stays.
+    notes : list of str
+        A sentence if something was left out.
+    """
+    background = ~foreground(volume)
+    empty = mask & ndimage.binary_propagation(background & ~mask, mask=background)
+    share = np.count_nonzero(empty) / max(np.count_nonzero(mask), 1)
+    if share < EMPTY:
+        return mask, []
+    return mask & ~empty, [
+        f"{100 * share:.1f} % of the brain mask lies where the scan is empty, and was left out: "
+        "check that mask and scan belong together."
+    ]
 
 
 def negative_intensities(volume, mask):

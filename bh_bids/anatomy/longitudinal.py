@@ -76,7 +76,7 @@ def vote(masks, affines, matrices, shape, grid):
     Returns
     -------
     numpy.ndarray of bool, shape ``shape``
-        Where at least half of them lie.
+        Where more than half of them lie; of two, where both do.
     """
     moved = (
         resample(mask, affine, shape, grid, matrix)

@@ -19,6 +19,8 @@ MENDABLE = 0.05
 FLAT = 1e-3
 # With fewer intensities in a brain it is no T1w image, but labels or a strongly rounded one.
 FEW_INTENSITIES = 32
+# A brain mask with more zeros reaches beyond the scan: they would count as its darkest tissue.
+EMPTY = 0.02
 # A lesion's contrast to its surroundings may be multiplied by this: a map of intensities that
 # undoes a scanner's contrast changes it, too.
 LESION_KEPT = (0.5, 2.0)
@@ -81,6 +83,12 @@ def usable_volume(volume, mask, model):
     negative = float(np.mean(volume[mask] < 0))
     if negative > 0.01:
         guards.append(f"{negative:.1%} of the brain's intensities are negative and count as 0.")
+    empty = float(np.mean(volume[mask] == 0))
+    if empty > EMPTY:
+        guards.append(
+            f"{empty:.1%} of the brain's intensities are 0: check that the brain mask is not wider "
+            "than what the scan shows."
+        )
     return np.where(finite, volume, 0), mask, guards
 
 

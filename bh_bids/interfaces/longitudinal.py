@@ -104,7 +104,12 @@ class FromWithinTemplate(SimpleInterface):
     output_spec = _FromTemplateOutputSpec
 
     def _run_interface(self, runtime):
-        from ..anatomy.brain import foreground, is_skull_stripped, negative_intensities
+        from ..anatomy.brain import (
+            foreground,
+            is_skull_stripped,
+            negative_intensities,
+            without_empty,
+        )
         from ..anatomy.images import read_ras, save_nifti
         from ..anatomy.registration import image_matrix, write_affine
         from ..anatomy.resampling import resample, voxel_volume
@@ -117,13 +122,14 @@ class FromWithinTemplate(SimpleInterface):
         if is_skull_stripped(volume, affine):
             # Where the scan itself shows nothing there is nothing to harmonize.
             mask &= foreground(volume)
+        mask, empty = without_empty(volume, mask)
         matrix = image_matrix(self.inputs.to_space) @ to_template
         details = json.loads(Path(self.inputs.details).read_text())
         details["Volume_ml"] = round(float(mask.sum() * voxel_volume(affine)), 1)
         details["WithinTemplate"] = self.inputs.scans
         if isdefined(self.inputs.warnings):
             details["Warnings"] = [*self.inputs.warnings, *details["Warnings"]]
-        details["Warnings"] += negative_intensities(volume, mask)
+        details["Warnings"] += [*empty, *negative_intensities(volume, mask)]
         folder = Path(runtime.cwd)
         (folder / "details.json").write_text(json.dumps(details))
         self._results.update(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bh_bids.anatomy import bias
 from bh_bids.anatomy import brain as module
@@ -17,6 +18,7 @@ from bh_bids.anatomy.brain import (
     is_skull_stripped,
     mask_of_skull_stripped,
     refine_mask,
+    without_empty,
 )
 from bh_bids.anatomy.templates import HeadTemplate
 from bh_bids.errors import InputError
@@ -262,6 +264,30 @@ def test_a_given_mask_is_used_as_it_is(head, no_registration):
     mask, details = brain_mask(head.volume, head.affine, mode="force", given=given)
     np.testing.assert_array_equal(mask, given)
     assert not no_registration and "--derivatives" in details["Method"]
+
+
+def test_where_the_scan_is_empty_there_is_no_brain(small_brain, no_registration):
+    """A mask of another program, wider than the brain that was cut out."""
+    wide = ndimage.binary_dilation(small_brain.mask, iterations=2)
+    mask, details = brain_mask(small_brain.volume, small_brain.affine, given=wide)
+    np.testing.assert_array_equal(mask, small_brain.mask)
+    (said,) = details["Warnings"]
+    share = 1 - small_brain.mask.sum() / wide.sum()
+    assert f"{100 * share:.1f} % of the brain mask lies where the scan is empty" in said
+
+
+def test_dark_voxels_within_the_brain_are_no_empty_scan(small_brain):
+    """Nor are a few at its edge."""
+    volume = small_brain.volume.copy()
+    deep = ndimage.binary_erosion(small_brain.mask, iterations=5)
+    assert deep.sum() > 0.02 * small_brain.mask.sum()
+    volume[deep] = 0
+    edge = small_brain.mask & ~ndimage.binary_erosion(small_brain.mask)
+    few = np.argwhere(edge)[: small_brain.mask.sum() // 200]
+    volume[tuple(few.T)] = 0
+    mask, said = without_empty(volume, small_brain.mask)
+    np.testing.assert_array_equal(mask, small_brain.mask)
+    assert said == []
 
 
 def test_what_has_no_brains_volume_is_refused(head):
