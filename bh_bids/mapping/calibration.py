@@ -291,7 +291,7 @@ def _learn_slopes(clean, profiles, of_each, pooled):
 
     Parameters
     ----------
-    clean : list of list of bh_bids.mapping.versions.Seen
+    clean : list of list of bh_bids.mapping.versions.Version
         The versions of each scan that the flow was asked of.
     profiles, of_each : numpy.ndarray
         What the other ruler is fitted to.

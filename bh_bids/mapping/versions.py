@@ -20,8 +20,8 @@ DISTURBED, MOST_DISTURBED = 8, 200
 ANATOMIES = 4
 
 
-class Seen(NamedTuple):
-    """What is seen of one version of a scan.
+class Version(NamedTuple):
+    """One version of a scan, as it is seen after a match.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Usual:
 
         Returns
         -------
-        Seen
+        Version
         """
         inside = self.lattice(truth) > 0
         shift, _ = regional_shift(inside, self.lattice, self._histograms, self.scans)
@@ -83,7 +83,7 @@ class Usual:
         profile, sharpness = contrast_profile(matched, mask, self.quantiles, self.lattice, places)
         # By intensity: of a part of a brain, shares are others.
         deviation = np.interp(self.quantiles, usual, brain_quantiles(truth[mask]) - usual)
-        return Seen(profile, deviation, sharpness, slopes and slopes(matched, mask))
+        return Version(profile, deviation, sharpness, slopes and slopes(matched, mask))
 
 
 def versions_seen(volumes, usual, agreement, voxel_size, report, slopes=None):
@@ -106,7 +106,7 @@ def versions_seen(volumes, usual, agreement, voxel_size, report, slopes=None):
     Returns
     -------
     list of tuple
-        Of each scan two lists of :class:`Seen`. The first: the scan itself, and disturbed
+        Of each scan two lists of :class:`Version`. The first: the scan itself, and disturbed
         versions. The second, empty where there are no slopes: the scan itself, and other
         anatomies, undisturbed.
     """
