@@ -1,31 +1,29 @@
 """What to read from a BIDS dataset: the T1w scans that were asked for, and their metadata."""
 
+import glob
 import re
-import sqlite3
 import sys
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, unreadable
 from .filters import has_entity, has_fields, query_values
+from .index import open_layout
 from .jsonfiles import read_json
 
 SCANNER_FIELDS = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength")
-_NOT_SCANS = ("code", "derivatives", "models", "sourcedata", "stimuli")
-_NOT_ANAT = ("beh", "dwi", "eeg", "fmap", "func", "ieeg", "meg", "micr", "motion", "nirs", "perf",
-             "pet")  # fmt: skip
-_LABEL = "[0-9A-Za-z+]+"
+# What a T1w contrast hangs on, beside the scanner.
+SEQUENCE_FIELDS = ("RepetitionTime", "EchoTime", "InversionTime", "FlipAngle")
+LABEL = "[0-9A-Za-z+]+"
 # What BIDS allows, in its order: results are named after these entities, and after no others.
 _NAME = re.compile(
-    rf"sub-(?P<sub>{_LABEL})(/ses-(?P<ses>{_LABEL}))?/anat/sub-(?P=sub)(?(ses)_ses-(?P=ses))"
-    rf"(_task-{_LABEL})?(_acq-{_LABEL})?(_ce-{_LABEL})?(_rec-{_LABEL})?(_run-[0-9]+)?"
-    rf"(_echo-[0-9]+)?(_part-(?P<part>{_LABEL}))?_T1w\.nii(\.gz)?"
+    rf"sub-(?P<sub>{LABEL})(/ses-(?P<ses>{LABEL}))?/anat/sub-(?P=sub)(?(ses)_ses-(?P=ses))"
+    rf"(_task-{LABEL})?(_acq-{LABEL})?(_ce-{LABEL})?(_rec-{LABEL})?(_run-[0-9]+)?"
+    rf"(_echo-[0-9]+)?(_part-(?P<part>{LABEL}))?_T1w\.nii(\.gz)?"
 )
 # A magnitude is what has T1w contrast.
 _NOT_MAGNITUDE = ("phase", "real", "imag")
-_INDEX = "layout_index.sqlite"  # pybids' name
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,12 @@ class Scan:
     def scanner(self):
         """Scanner fields that the sidecar gives."""
         return {name: self.metadata[name] for name in SCANNER_FIELDS if name in self.metadata}
+
+    @property
+    def acquisition(self):
+        """Fields of scanner and sequence that the sidecar gives."""
+        names = (*SCANNER_FIELDS, *SEQUENCE_FIELDS)
+        return {name: self.metadata[name] for name in names if name in self.metadata}
 
 
 def check_dataset(bids_dir):
@@ -118,7 +122,7 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
         Further pybids entities and fields of its sidecars (these begin with a capital letter) that
         a scan must have, ``{"t1w": {"acquisition": "mprage", "MagneticFieldStrength": 3}}``.
     database_dir : path-like, optional
-        pybids database, made if it does not exist.
+        Folder of a pybids index, which is made if it does not exist.
 
     Returns
     -------
@@ -127,8 +131,9 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
     Raises
     ------
     InputError
-        If a participant is unknown, nothing is left, two scans have one name, or, without a filter,
-        a participant or session that was asked for has no scan.
+        If a participant is unknown, nothing is left, two scans have one name, the index is not of
+        the dataset as it is, or, without a filter, a participant or session that was asked for has
+        no scan.
     """
     bids_dir = Path(bids_dir).absolute()
     present = sorted(p.name[4:] for p in bids_dir.glob("sub-*") if p.is_dir())
@@ -139,7 +144,7 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
             f"{bids_dir} has no participant {', '.join(unknown)}: it has "
             f"{some or 'no participants at all'}."
         )
-    layout = _layout(bids_dir, participants, database_dir)
+    layout, closed = open_layout(bids_dir, participants, database_dir, _NAME)
     wanted = (filters or {}).get("t1w", {})
     fields = {name: value for name, value in wanted.items() if name[:1].isupper()}
     entities = {name: value for name, value in wanted.items() if name not in fields}
@@ -149,6 +154,7 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
         names = _query(layout, bids_dir, entities, labels)
     except Exception as error:  # whatever the filter makes of a query, and a database of that
         raise InputError(f"The BIDS filter cannot be used: {error}") from None
+    _tell_closed(closed, bids_dir, participants, names)
     names = _well_named(names)
     if "part" not in wanted:
         names = _magnitudes(names)
@@ -196,6 +202,27 @@ def _query(layout, bids_dir, entities, labels):
     ]
 
 
+def _tell_closed(folders, bids_dir, participants, names):
+    """One line on participants' folders that cannot be looked into.
+
+    One that was asked for by name, and has no other scans, is refused.
+    """
+    owners = {name: name.split("/")[0].removeprefix("sub-") for name in folders}
+    folders = [name for name in folders if name.startswith("sub-")]
+    if participants:
+        folders = [name for name in folders if owners[name] in participants]
+    found = {name.split("/")[0].removeprefix("sub-") for name in names}
+    for folder in folders:
+        if participants and owners[folder] not in found:
+            raise unreadable(bids_dir / folder)
+    if folders:
+        some = ", ".join(folders[:8]) + (", ..." if folders[8:] else "")
+        print(
+            f"bh-bids: left out: {some} in {bids_dir} cannot be read: its permissions forbid it.",
+            file=sys.stderr,
+        )
+
+
 def _well_named(names):
     """Those names that results can be named after; the others are told."""
     wrong = [name for name in names if not _NAME.fullmatch(name)]
@@ -237,7 +264,7 @@ def _require_all(scans, participants, sessions, bids_dir, wanted):
     missing = [f"sub-{label}" for label in participants if label not in found]
     found = {scan.session for scan in scans}
     lost = [f"ses-{label}" for label in sessions if label not in found]
-    unknown = [name for name in lost if not any(bids_dir.glob(f"sub-*/{name}"))]
+    unknown = [name for name in lost if not any(bids_dir.glob(f"sub-*/{glob.escape(name)}"))]
     within = f" in session {', '.join(sessions)}" if sessions and missing else ""
     what = " or ".join(filter(None, (", ".join(missing) + within, ", ".join(lost))))
     if not what:
@@ -287,48 +314,3 @@ def _scan(name, bids_dir, sidecars):
         metadata=metadata,
         problems=problems,
     )
-
-
-def _check_index(index, bids_dir):
-    """Refuse a pybids database of another folder: it holds absolute paths."""
-    try:
-        with closing(sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True)) as database:
-            root = Path(database.execute("SELECT root FROM layout_info").fetchone()[0])
-    except (sqlite3.Error, TypeError) as error:
-        raise InputError(
-            f"The index {index} cannot be read: remove it, or give another --bids-database-dir, "
-            f"to make it again ({error})."
-        ) from None
-    if root != bids_dir:
-        raise InputError(
-            f"The index {index} was made for the dataset at {root}, not at {bids_dir}: remove it, "
-            "or give another --bids-database-dir, to make it again."
-        )
-
-
-def _layout(bids_dir, participants, database_dir):
-    """Index the dataset, of it only what is asked for: indexing all of a large one takes hours."""
-    from bids.layout import BIDSLayout, BIDSLayoutIndexer
-
-    names = "|".join(re.escape(label) for label in participants)
-    ignore = [re.compile(rf"^/({'|'.join(_NOT_SCANS)})(/|$)"), re.compile(r"/\.")]
-    ignore.append(re.compile(rf"/({'|'.join(_NOT_ANAT)})/"))
-    if names and database_dir is None:
-        ignore.append(re.compile(rf"^/sub-(?!({names})(/|$))"))
-    # Sidecars are read here: one that is damaged must not stop the other participants.
-    indexer = BIDSLayoutIndexer(validate=False, ignore=ignore, index_metadata=False)
-    index = None if database_dir is None else Path(database_dir).absolute() / _INDEX
-    reset = index is not None and not index.exists()
-    if index is not None and not reset:
-        _check_index(index, bids_dir)
-    try:
-        return BIDSLayout(
-            str(bids_dir),
-            # check_dataset has looked at the description, unless it was told not to.
-            validate=False,
-            indexer=indexer,
-            database_path=None if database_dir is None else str(database_dir),
-            reset_database=reset,
-        )
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{bids_dir} cannot be indexed: {error}.") from None

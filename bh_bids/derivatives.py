@@ -129,6 +129,35 @@ def find_lesion(scan, folder=None):
     return None
 
 
+def lesions_left_out(scan, folder=None):
+    """What is to be said if a folder has lesion masks of a scan's session, but none of the scan.
+
+    Parameters
+    ----------
+    scan : bh_bids.dataset.Scan
+    folder : path-like, optional
+        As of :func:`find_lesion`; without, nothing is said.
+
+    Returns
+    -------
+    list of str
+        A sentence or none.
+    """
+    if folder is None or find_lesion(scan, folder):
+        return []
+    others = sorted(
+        path.name
+        for path in (Path(folder) / scan.folder).glob("sub-*lesion*")
+        if path.name.endswith((".nii", ".nii.gz"))
+    )
+    if not others:
+        return []
+    return [
+        f"No lesion mask was used: {others[0]} (--lesion-roi) is not named after this scan; "
+        f"{scan.key}_label-lesion_roi.nii.gz would be."
+    ]
+
+
 def expected_outputs(scan, space, settings):
     """Files that a finished scan has, relative to the output folder.
 
@@ -193,9 +222,13 @@ def is_done(scan, space, settings, key):
         return False
     first = settings.output_dir / expected_outputs(scan, space, settings)[0]
     try:
-        return json.loads(first.read_text(encoding="utf-8")).get("ProvenanceKey") == key
+        told = json.loads(first.read_text(encoding="utf-8"))
+        failed = told.get("AnatomicalChecks", {}).get("Verdict") == "fail"
+        same = told.get("ProvenanceKey") == key
     except (OSError, ValueError, AttributeError):
         return False
+    # What only --force lets pass is no result of a run without.
+    return same and (settings.anat_only or settings.force or not failed)
 
 
 def unmark(scan, space, settings, harmonization=True):

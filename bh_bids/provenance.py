@@ -94,7 +94,9 @@ def provenance_key(scan, settings, model, within=()):
     """
     parts = {
         **_inputs_of(scan, settings),
-        "within": [[_inputs_of(other, settings), other.scanner] for other in within],
+        "within": [
+            [_inputs_of(other, settings), other.path.name, other.acquisition] for other in within
+        ],
         "metadata": [scan.scanner, scan.problems],
         "model": model_sha256(model),
         "method": settings.method,
@@ -131,7 +133,7 @@ def inputs_sha256(scan, settings):
     -------
     dict of str
         ``InputSHA256`` of the scan, ``MaskSHA256`` and ``LesionSHA256`` where such masks were
-        used; without files that cannot be read.
+        given; without files that cannot be read.
     """
     files = {
         "InputSHA256": scan.path,

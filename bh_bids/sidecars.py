@@ -141,7 +141,7 @@ def harmonization_block(settings, model, result, extraction, scan):
         "Parameters": result["parameters"],
         "Device": result["device"],
         "Seed": result["seed"],
-        "Threads": settings.omp_nthreads,
+        "Threads": result["threads"],
         "Converged": result["converged"],
         "Iterations": result["iterations"],
         "Decisions": result["decisions"],
@@ -165,7 +165,7 @@ def harmonization_block(settings, model, result, extraction, scan):
         "BiasCorrection": {"Method": "N4"},
         "Registration": registration(extraction),
         "SoftwareVersions": software_versions(),
-        "CommandLine": command_line(settings, scan),
+        "CommandLine": command_line(settings, scan, threads=result["threads"]),
     }
     # Left out where the method, the model or the scan has none.
     optional = ("CalibrationSHA256", "Decisions", "IntensityMap", "SharedMap", "Lesion")
@@ -200,13 +200,16 @@ def intensity_map(mapping, knots=33):
     }
 
 
-def command_line(settings, scan):
+def command_line(settings, scan, threads=None):
     """A command that makes a scan's results again, byte for byte.
 
     Parameters
     ----------
     settings : bh_bids.settings.Settings
     scan : bh_bids.dataset.Scan
+    threads : int, optional
+        That the harmonization ran on; those of the settings without. (A run that goes on may have
+        been given others.)
 
     Returns
     -------
@@ -231,6 +234,6 @@ def command_line(settings, scan):
     if settings.lesion_roi:
         words += ["--lesion-roi", "PATH"]
     words += ["--random-seed", str(settings.random_seed)]
-    words += ["--omp-nthreads", str(settings.omp_nthreads)]
+    words += ["--omp-nthreads", str(threads or settings.omp_nthreads)]
     words += [f"--{name.replace('_', '-')}" for name in _SWITCHES if getattr(settings, name)]
     return shlex.join(words)

@@ -46,17 +46,21 @@ def init_anatomical_wf(*, scan, settings, model, within=(), name="anatomical_wf"
     import nipype.pipeline.engine as pe
     from nipype.interfaces.utility import IdentityInterface
 
-    from bh_bids.derivatives import find_lesion
+    from bh_bids.derivatives import find_lesion, lesions_left_out
     from bh_bids.flow.config import FlowConfig
     from bh_bids.interfaces import anatomical as anat
     from bh_bids.memory import step_gb
+    from bh_bids.visits import kept_apart
 
     config = FlowConfig.from_dict(model["Config"])
 
     def step(interface, name):
         return pe.Node(interface, name=name, mem_gb=step_gb(name, scan))
 
-    conform = step(anat.ConformT1w(in_file=str(scan.path), notes=list(scan.problems)), "conform")
+    notes = [*scan.problems, *lesions_left_out(scan, settings.lesion_roi)]
+    if within and settings.method == "map" and not settings.anat_only:
+        notes += kept_apart(scan, within)
+    conform = step(anat.ConformT1w(in_file=str(scan.path), notes=notes), "conform")
     correct = step(anat.CorrectBias(sloppy=settings.sloppy), "bias_field")
     resample = step(
         anat.ResampleToModel(shape=list(config.shape), affine=config.affine.tolist()), "resample"

@@ -1,5 +1,7 @@
 """The harmonization of one preprocessed scan, or of several with one intensity map."""
 
+from bh_bids.visits import of_one_contrast
+
 # What --sloppy leaves of each method: no pass of all slices through the flow, or few.
 SLOPPY = {"map": {"flow": "gaussian"}, "paper": {"iterations": 2}}
 
@@ -143,9 +145,9 @@ def harmonize_node(interface, settings, model, scans=1):
 
 
 def shared_maps(scans, settings):
-    """Scans of a participant that get one intensity map: those of one scanner.
+    """Scans of a participant that get one intensity map: those of one scanner and sequence.
 
-    Scanners are told apart by what the sidecars say of them; without sidecars all are one.
+    They are told apart by :func:`bh_bids.visits.of_one_contrast`.
 
     Parameters
     ----------
@@ -160,10 +162,7 @@ def shared_maps(scans, settings):
     """
     if settings.anat_only or settings.method != "map":
         return []
-    groups = {}
-    for scan in scans:
-        groups.setdefault(str(sorted(scan.scanner.items())), []).append(scan)
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in of_one_contrast(scans) if len(group) > 1]
 
 
 def memory_gb(model, method):

@@ -147,6 +147,7 @@ def harmonize_together(
     seed=0,
     progress=None,
     lesions=None,
+    names=None,
     **parameters,
 ):
     """Harmonize several T1w volumes of one head by one scanner, with one intensity map for all.
@@ -164,6 +165,8 @@ def harmonize_together(
         As of :func:`harmonize`.
     lesions : sequence of array_like or None, optional
         A lesion mask, or None, per volume.
+    names : sequence of str, optional
+        What the volumes are called where one cannot be used.
     **parameters
         Of the method.
 
@@ -185,12 +188,15 @@ def harmonize_together(
         model.require_calibrated()
     target_scale = _target_scale(model)
     model = model.to(place)
-    heads = [
-        _prepare(volume, mask, lesion, model, place, seed, progress)
-        for volume, mask, lesion in zip(
-            volumes, masks, [None] * len(volumes) if lesions is None else lesions, strict=True
-        )
-    ]
+    absent = [None] * len(volumes)
+    heads = []
+    for volume, mask, lesion, name in zip(
+        volumes, masks, lesions or absent, names or absent, strict=True
+    ):
+        try:
+            heads.append(_prepare(volume, mask, lesion, model, place, seed, progress))
+        except InputError as error:
+            raise (InputError(f"{name}: {error}") if name else error) from None
     # The fastest convolution may differ from run to run; the same bytes are promised.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         solutions = solver.solve([head.problem for head in heads], settings)
@@ -217,7 +223,9 @@ class _Head:
 
 def _prepare(volume, mask, lesion, model, place, seed, progress):
     volume, mask, guards = usable_volume(volume, mask, model)
-    lesion = usable_lesion(lesion, mask)
+    given, lesion = lesion, usable_lesion(lesion, mask)
+    if given is not None and lesion is None and np.any(given):
+        guards.append("The lesion mask does not meet the brain, and counted for nothing.")
     source, source_scale = to_target_units(volume, mask, left_out=lesion)
     contrast, doubts = contrast_guard(source, mask if lesion is None else mask & ~lesion, model)
     problem = Problem(

@@ -94,6 +94,7 @@ def _harmonize(brains, inputs, folder, shared=()):
         device=inputs.device,
         seed=inputs.seed,
         lesions=[read_ras(lesion)[0] > 0 if lesion else None for _, _, lesion in brains],
+        names=shared or None,
         **(inputs.parameters or {}),
     )
     names = ("method", "device", "seed", "converged", "iterations", "guards", "parameters",
@@ -104,7 +105,8 @@ def _harmonize(brains, inputs, folder, shared=()):
         number = k if shared else ""
         out = save_nifti(result.volume, grid, folder / f"harmonized{number}.nii.gz", code=4)
         found = {name: getattr(result, name) for name in names}
-        found |= {"mapping": result.mapping.to_dict(), "shared": list(shared), "tissue_gain": None}
+        found |= {"mapping": result.mapping.to_dict(), "shared": list(shared), "tissue_gain": None,
+                  "threads": inputs.num_threads}  # fmt: skip
         if result.mapping.tissue_gain is not None:
             # Beside the record: where that is, this is.
             gain = folder / f"gain{number}.nii.gz"

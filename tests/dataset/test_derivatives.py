@@ -172,6 +172,23 @@ def test_every_single_file_counts(scan, settings, model, finished):
     assert done(scan, settings, model)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "force", "anat_only", "kept"),
+    [
+        ("fail", True, False, True), ("fail", False, False, False), ("fail", False, True, True),
+        ("warn", False, False, True), ("pass", False, False, True),
+    ],
+)  # fmt: skip
+def test_what_only_force_lets_pass_is_no_result_without_it(
+    verdict, force, anat_only, kept, scan, settings, model, finished
+):
+    settings = replace(settings, force=force, anat_only=anat_only)
+    first = settings.output_dir / expected_outputs(scan, SPACE, settings)[0]
+    key = provenance_key(scan, settings, model)
+    first.write_text(json.dumps({"ProvenanceKey": key, "AnatomicalChecks": {"Verdict": verdict}}))
+    assert done(scan, settings, model) is kept
+
+
 @pytest.mark.parametrize("anat_only", [False, True])
 def test_without_its_mark_a_scan_is_done_again(scan, settings, model, anat_only):
     """Even if all other files of an earlier run stand, and the sidecar alone is written anew."""
@@ -275,6 +292,7 @@ RESULT = {
     "iterations": 2, "guards": ["Said."], "source_scale": 3.0, "target_scale": 7.0,
     "decisions": {"Bias": {"Applied": True, "Spread": 0.09}},
     "shared": [],
+    "threads": 5,
     "mapping": {"Input": [0.0, 0.5, 1.0], "Output": [0.1, 0.4, 1.2], "Ceiling": 4.0,
                 "Field": [0.1, 1e-9], "Shape": [4, 4, 4]},
 }  # fmt: skip
@@ -292,6 +310,9 @@ def test_the_sidecar_tells_what_was_decided(settings, model, scan):
     assert block["CalibrationSHA256"] == "ef" * 32
     assert block["Guards"] == ["Small.", "Said."]
     assert "--method map" in block["CommandLine"]
+    # Of a run that went on with other threads, those that the harmonization had.
+    assert block["Threads"] == 5 != settings.omp_nthreads
+    assert "--omp-nthreads 5" in block["CommandLine"]
 
 
 def test_a_method_without_decisions_has_none_in_its_sidecar(settings, model, scan):

@@ -10,7 +10,7 @@ from bh_bids.workflows.base import init_scan_wf
 
 from bh_bids.anatomy.images import load_mask
 from bh_bids.dataset import Scan
-from bh_bids.derivatives import find_lesion
+from bh_bids.derivatives import find_lesion, lesions_left_out
 from bh_bids.errors import InputError
 from bh_bids.interfaces.anatomical import CorrectBias, ResampleToModel
 from bh_bids.provenance import inputs_sha256, provenance_key
@@ -51,6 +51,19 @@ def test_masks_are_found_beside_the_scan_or_in_the_folder_given(name, scan, tmp_
 def test_masks_of_other_scans_and_things_are_not(name, scan):
     scan.path.with_name(name).write_bytes(b"x")
     assert find_lesion(scan) is None
+
+
+def test_a_mask_under_another_name_is_told(scan, tmp_path):
+    """Of a participant without any there is nothing to say."""
+    folder = tmp_path / "rois"
+    (folder / "sub-01/ses-A/anat").mkdir(parents=True)
+    assert lesions_left_out(scan, folder) == lesions_left_out(scan) == []
+    other = folder / "sub-01/ses-A/anat/sub-01_ses-A_label-lesion_mask.nii.gz"
+    other.write_bytes(b"x")
+    (said,) = lesions_left_out(scan, folder)
+    assert other.name in said and NAMES[0] in said
+    other.with_name(NAMES[0]).write_bytes(b"x")
+    assert lesions_left_out(scan, folder) == []
 
 
 def test_a_mask_that_comes_or_changes_makes_the_scan_new(scan, tmp_path):

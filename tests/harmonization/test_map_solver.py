@@ -774,6 +774,25 @@ def test_what_differs_between_visits_stays_with_a_shared_map(domain, model):
     assert abs(kept["apart"]) < 0.1
 
 
+def test_scans_of_two_contrasts_that_share_a_map_are_told(domain, model):
+    """Not people's changes, nor gains."""
+    (before, after), _ = visits(domain)
+    settings = {"bias": False, "noise": False, "ruler": False}
+    for alike in together([before, 2 * after], model, **settings):
+        assert not any("shares its map" in guard for guard in alike.guards)
+    for other in together([before**2.5, before], model, **settings):
+        assert sum("shares its map of intensities with" in guard for guard in other.guards) == 1
+
+
+def test_the_scan_that_cannot_be_used_is_named(domain, model):
+    flat = np.where(MASK, 1.0, 0)
+    with pytest.raises(InputError, match=r"^sub-01_ses-B_T1w\.nii\.gz: The brain is equally bright"):
+        together([domain.scans[0], flat], model, names=["sub-01_ses-A_T1w.nii.gz",
+                                                        "sub-01_ses-B_T1w.nii.gz"])  # fmt: skip
+    with pytest.raises(InputError, match="^The brain is equally bright"):
+        solve(flat, model)
+
+
 def test_scans_that_differ_only_by_gain_and_noise_come_out_alike(domain, model):
     head = domain.scans[0] ** 0.6
     first, second, third = together([head, 3 * head, noisy(head, 0.03)], model, flow="gaussian")
