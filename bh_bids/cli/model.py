@@ -8,6 +8,7 @@ from .arguments import Parser, add_completion
 from .model_files import add_calibrate, add_export, add_import
 from .model_show import add_info, add_list, add_verify
 from .model_train import add_train
+from .pipes import quiet_on_closed_pipe
 
 DESCRIPTION = """\
 Train, exchange, describe and verify target-domain models.
@@ -28,6 +29,7 @@ examples:
   bh-model calibrate models/oasis derivatives/bh-bids"""
 
 
+@quiet_on_closed_pipe
 def main(argv=None):
     """Run bh-model.
 

@@ -70,6 +70,7 @@ def add_calibrate(commands):
     command.add_argument(
         "--exclude-participants",
         nargs="+",
+        action="extend",
         default=[],
         metavar="LABEL",
         help="participants kept for tests, named in the model",

@@ -8,6 +8,7 @@ from .arguments import add_command, add_description, target_domain
 
 # As bh_bids.flow.config has them, which imports numpy: the help must come at once.
 CONDITIONS = ("mask", "previous", "mean", "noise")
+DEFAULT_CONDITIONS = ("mask", "previous", "noise")
 # The same of bh_bids.harmonization.gates.
 NOISY = 0.012
 
@@ -62,7 +63,7 @@ def _add_participants(train):
     group.add_argument(
         "--validation-participants",
         nargs="+",
-        default=["0.12"],
+        action="extend",
         metavar="LABEL",
         help="labels of the participants that measure bits per dimension, or the fraction to draw "
         "(0.12)",
@@ -70,6 +71,7 @@ def _add_participants(train):
     group.add_argument(
         "--exclude-participants",
         nargs="+",
+        action="extend",
         default=[],
         metavar="LABEL",
         help="participants kept for tests, named in the model",
@@ -93,8 +95,8 @@ def _add_architecture(train):
     group.add_argument(
         "--conditions",
         nargs="+",
+        action="extend",
         choices=(*CONDITIONS, "none"),
-        default=["mask", "previous", "noise"],
         metavar="CONDITION",
         help="what the flow is told of a slice: mask, previous (the slice below), mean (of the "
         "target), noise; or none, the published flow (mask previous noise)",
@@ -178,10 +180,9 @@ def _add_execution(train):
 
 
 def _train(options):
-    import torch
-
     from ..flow.config import FlowConfig
     from ..flow.training import TrainingSettings, train_model
+    from ..harmonization.device import resolve_device
     from ..threads import use_threads
 
     use_threads(options.threads)
@@ -189,7 +190,7 @@ def _train(options):
     same = ("levels", "hidden_channels", "blocks", "bins", "bits", "batch_norm")
     config = FlowConfig(
         steps=options.steps_per_level,
-        conditions=_conditions(options.conditions),
+        conditions=_conditions(options.conditions or DEFAULT_CONDITIONS),
         noise_range=tuple(options.noise_range),
         **{name: given[name] for name in same},
     )
@@ -199,14 +200,11 @@ def _train(options):
             f"--noise-range {low:g} {high:g} does not enclose {NOISY}, from which on the method "
             "map takes noise away: the flow has to know what lies on both sides."
         )
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     same = ("steps", "batch_size", "learning_rate", "warm_up", "clip", "seed", "interval")
     same += ("validation_crops", "ema", "patience", "max_minutes", "workers", "precision")
     settings = TrainingSettings(
         crop=_crop(options.crop),
-        device=device,
+        device=str(resolve_device(options.device)),
         tensorboard=options.tensorboard,
         **{name: given[name] for name in same},
     )
@@ -253,6 +251,8 @@ def _crop(values):
 
 
 def _validation(values):
+    if values is None:
+        return 0.12
     # A fraction has a point, which no participant's label can hold.
     if len(values) == 1 and "." in values[0]:
         try:

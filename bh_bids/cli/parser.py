@@ -1,10 +1,15 @@
 """The command line of bh-bids: its options and their checks, nothing that computes."""
 
 import argparse
+import errno
+import math
+import os
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
 from .. import __version__
+from ..dataset import LABEL
 from ..errors import InputError
 from ..settings import COMPARATORS, LAYOUTS, METHODS, Settings, read_toml
 from .arguments import DIRECTORY, FILE, Parser, add_completion, completed
@@ -75,9 +80,10 @@ def build_parser():
 
 def _add_selection(group):
     add = group.add_argument
-    add("--participant-label", "--participant_label", nargs="+", metavar="LABEL",
+    add("--participant-label", "--participant_label", nargs="+", action="extend", metavar="LABEL",
         help="participants to process, with or without sub-; all by default")  # fmt: skip
-    add("--session-label", "--session_label", "--session-id", nargs="+", metavar="LABEL",
+    add("--session-label", "--session_label", "--session-id", nargs="+", action="extend",
+        metavar="LABEL",
         help="sessions to process, with or without ses-; all by default")  # fmt: skip
     completed(add("--bids-filter-file", type=Path, metavar="FILE",
         help='JSON with further entities, {"t1w": {"acquisition": "mprage"}}'), FILE)  # fmt: skip
@@ -86,7 +92,7 @@ def _add_selection(group):
         "it"), DIRECTORY)  # fmt: skip
     add("--skip-bids-validation", "--skip_bids_validation", action="store_true",
         help="do not check the dataset's description")  # fmt: skip
-    add("-d", "--derivatives", nargs="+", metavar="NAME=PATH",
+    add("-d", "--derivatives", nargs="+", action="extend", metavar="NAME=PATH",
         help="derivatives with brain masks to reuse (..._desc-brain_mask.nii.gz), for example of "
         "fMRIPrep")  # fmt: skip
     completed(add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR",
@@ -105,7 +111,7 @@ def _add_harmonization(group):
         "latent space by turns")  # fmt: skip
     add("--device", metavar="{auto,cpu,cuda[:N]}",
         help="where the flow runs (default: auto, a GPU if there is one)")  # fmt: skip
-    add("--output-spaces", nargs="+", metavar="SPACE",
+    add("--output-spaces", nargs="+", action="extend", metavar="SPACE",
         help="grids of the harmonized images: T1w for the scan's own, and the model's space "
         "(default: both)")  # fmt: skip
     add("--output-layout", choices=LAYOUTS,
@@ -126,7 +132,7 @@ def _add_anatomy(group):
         )  # fmt: skip
     add("--longitudinal", action="store_true",
         help="one unbiased template of each participant's scans: one brain mask, one registration "
-        "and, per scanner, one map of intensities for all of them")  # fmt: skip
+        "and, per scanner and sequence, one map of intensities for all of them")  # fmt: skip
     completed(add("--lesion-roi", "--lesion_roi", type=Path, metavar="DIR",
         help="folder with lesion masks, sub-01/anat/sub-01_label-lesion_roi.nii.gz; nothing is "
         "estimated inside them (default: those beside the scans)"), DIRECTORY)  # fmt: skip
@@ -144,7 +150,8 @@ def _add_group(group):
         help="which scans are the target's: all; ses-LABEL or another entity; or NAME=VALUE with a "
         "column of participants.tsv or a field of the sidecars (default: the scanner on the "
         "model's card)")  # fmt: skip
-    add("--comparators", nargs="+", choices=(*COMPARATORS, "none"), metavar="NAME",
+    add("--comparators", nargs="+", action="extend", choices=(*COMPARATORS, "none"),
+        metavar="NAME",
         help=f"methods to compare with: {', '.join(COMPARATORS)}, or none; the last three train "
         "networks (default: the others)")  # fmt: skip
     add(
@@ -152,7 +159,7 @@ def _add_group(group):
         action="store_true",
         help="train a network on target scans that labels tissues, and compare its labels",
     )
-    add("--simulate-gaps", nargs="*", metavar="GAP",
+    add("--simulate-gaps", nargs="*", action="extend", metavar="GAP",
         help="also measure all methods on simulated gaps of the target's scans (default gaps: "
         "exp log gamma0.7 gamma1.3 gamma1.5 tissue bias25 noise2 blur)")  # fmt: skip
     add(
@@ -189,8 +196,10 @@ def _add_other(group):
     add("--dry-run", action="store_true",
         help="say what would be done, how long and how much memory it may take, and do nothing"
         )  # fmt: skip
-    add("--reports-only", action="store_true", help="only write the reports again")
-    add("--boilerplate-only", action="store_true", help="only write the methods text")
+    add("--reports-only", action="store_true",
+        help="only write the participants' reports again")  # fmt: skip
+    add("--boilerplate-only", action="store_true",
+        help="only write the methods text of the results that are there")  # fmt: skip
     add("--stop-on-first-crash", action="store_true", help="stop when anything fails")
     add("--write-graph", action="store_true", help="write the workflow's graph to the work folder")
     add("--sloppy", action="store_true", help="fast and bad, for trials only")
@@ -223,10 +232,16 @@ def parse(argv=None):
     actions = [name for name in ACTIONS if given.pop(name, False)]
     if len(actions) > 1:
         parser.error("--dry-run, --reports-only and --boilerplate-only exclude each other")
+    action = actions[0] if actions else None
+    if given["analysis_level"] == "group" and action in ("reports_only", "boilerplate_only"):
+        parser.error(
+            f"--{action.replace('_', '-')} is for the participant level only: leave it out, and "
+            "the group level writes its report from what it has measured before"
+        )
     given.pop("notrack", None)
     config_file = given.pop("config_file", None)
     values = read_toml(config_file) if config_file else {}
-    values = _checked_values({**values, **_converted(given, parser)})
+    values = _checked_values({**values, **_converted(given, parser)}, parser)
     known = {item.name for item in fields(Settings)}
     settings = Settings(**{name: value for name, value in values.items() if name in known})
     _check(settings, parser)
@@ -234,7 +249,24 @@ def parse(argv=None):
         name: Path(getattr(settings, name)).absolute()
         for name in ("bids_dir", "output_dir", "work_dir")
     }
-    return replace(settings, **absolute), (actions[0] if actions else None)
+    for folder in (*absolute.values(), settings.bids_database_dir):
+        if folder is not None:
+            _refuse_unusable(folder)
+    return replace(settings, **absolute), action
+
+
+def _refuse_unusable(folder):
+    """Refuse what can be no folder, wherever it is looked at first."""
+    reasons = {
+        errno.ELOOP: "it is a link that leads back to itself",
+        errno.ENAMETOOLONG: "its name is too long",
+    }
+    try:
+        os.stat(folder)
+    except OSError as error:
+        if error.errno in reasons:
+            reason = reasons[error.errno]
+            raise InputError(f"{folder} cannot be used ({reason}): give another folder.") from None
 
 
 def _converted(given, parser):
@@ -245,34 +277,38 @@ def _converted(given, parser):
         given["mem_gb"] = given.pop("mem_mb") / 1024
     if "output_spaces" in given:
         given["output_spaces"] = tuple(given["output_spaces"])
-    if "comparators" in given:
-        names = tuple(dict.fromkeys(given["comparators"]))
-        if "none" in names and len(names) > 1:
-            parser.error("--comparators takes either 'none' or names of comparators")
-        given["comparators"] = () if names == ("none",) else names
-    if "simulate_gaps" in given:
-        from ..simulation.cases import CASES, DEFAULT_GAPS
+    if given.get("simulate_gaps") == []:  # in a configuration file an empty list is none
+        from ..simulation.cases import DEFAULT_GAPS
 
-        gaps = tuple(dict.fromkeys(given["simulate_gaps"])) or DEFAULT_GAPS
-        unknown = [gap for gap in gaps if gap not in CASES]
-        if unknown:
-            parser.error(f"--simulate-gaps: there is no gap {unknown[0]} ({', '.join(CASES)})")
-        given["simulate_gaps"] = gaps
+        given["simulate_gaps"] = DEFAULT_GAPS
     if "bids_filter_file" in given:
         given["bids_filters"] = read_filter_file(given.pop("bids_filter_file"))
     if "derivatives" in given:
         pairs = [item.partition("=") for item in given["derivatives"]]
         if not all(name and path for name, _, path in pairs):
             parser.error("--derivatives takes NAME=PATH, such as fmriprep=/data/fmriprep")
-        given["derivatives"] = {name: path for name, _, path in pairs}
+        folders = {}
+        for name, _, path in pairs:
+            if name in folders:
+                parser.error(
+                    f"--derivatives names two folders {name} ({folders[name]} and {path}): give "
+                    "each a name of its own"
+                )
+            folders[name] = path
+        given["derivatives"] = folders
     return given
 
 
-def _checked_values(values):
+def _checked_values(values, parser):
     """What is treated alike on the command line and in a configuration file."""
     for name, prefix in (("participant_label", "sub-"), ("session_label", "ses-")):
         if name in values:
             values[name] = tuple(dict.fromkeys(v.removeprefix(prefix) for v in values[name]))
+            _refuse_odd_labels(values[name], f"--{name.replace('_', '-')}", prefix)
+    if "comparators" in values:
+        values["comparators"] = _checked_comparators(values["comparators"], parser)
+    if values.get("simulate_gaps"):
+        values["simulate_gaps"] = _checked_gaps(values["simulate_gaps"], parser)
     if "derivatives" in values:
         folders = {name: Path(path).absolute() for name, path in values["derivatives"].items()}
         for path in folders.values():
@@ -286,11 +322,43 @@ def _checked_values(values):
     return values
 
 
+def _refuse_odd_labels(labels, option, prefix):
+    """Refuse what BIDS knows as no label, such as a pattern of several."""
+    for label in labels:
+        if not re.fullmatch(LABEL, label):
+            raise InputError(
+                f"{option} {label!r} is no label: give each as letters and digits, such as "
+                f"{prefix}01 or 01; without the option all are processed."
+            )
+
+
+def _checked_comparators(names, parser):
+    """Comparators, each once; nothing for 'none'."""
+    names = tuple(dict.fromkeys(names))
+    unknown = [name for name in names if name not in (*COMPARATORS, "none")]
+    if unknown:
+        known = ", ".join((*COMPARATORS, "none"))
+        parser.error(f"--comparators: there is no comparator {unknown[0]} ({known})")
+    if "none" in names and len(names) > 1:
+        parser.error("--comparators takes either 'none' or names of comparators")
+    return () if names == ("none",) else names
+
+
+def _checked_gaps(names, parser):
+    """Simulated gaps, each once."""
+    from ..simulation.cases import CASES
+
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        parser.error(f"--simulate-gaps: there is no gap {unknown[0]} ({', '.join(CASES)})")
+    return tuple(dict.fromkeys(names))
+
+
 def _check(settings, parser):
     if settings.nprocs < 1 or (settings.omp_nthreads is not None and settings.omp_nthreads < 1):
         parser.error("--nprocs and --omp-nthreads must be at least 1")
-    if settings.mem_gb is not None and not settings.mem_gb > 0:
-        parser.error("--mem-gb must be positive")
+    if settings.mem_gb is not None and not 0 < settings.mem_gb < math.inf:
+        parser.error("--mem-gb must be positive and finite")
     if settings.folds < 2:
         parser.error("--folds must be at least 2")
     if not 0 <= settings.random_seed <= LARGEST_SEED:

@@ -10,14 +10,22 @@ import threading
 from contextlib import suppress
 
 from ..errors import BHError
+from .pipes import quiet_on_closed_pipe
 
 _FULL = "no space left; free some, and give the same command again."
 _FORBIDDEN = "permission denied; change its permissions, or choose another folder."
+_IN_THE_WAY = "something else stands in its place; move it away, or choose another folder."
 _REFUSALS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EACCES: _FORBIDDEN,
     errno.EPERM: _FORBIDDEN,
+    errno.EROFS: "it is on a disk that is read-only; choose another folder.",
+    errno.EISDIR: "a folder stands in its place; move it away, or choose another folder.",
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one.",
+    errno.ELOOP: "it is a link that leads back to itself; give what it should lead to.",
 }
 
 
@@ -25,6 +33,7 @@ class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM), as schedulers do when time is up."""
 
 
+@quiet_on_closed_pipe
 def main(argv=None):
     """Run bh-bids.
 
@@ -37,7 +46,7 @@ def main(argv=None):
     -------
     int
         0 all went well; 1 something failed; 70 no workflow could be built; 130 interrupted; 143
-        terminated. Wrong usage exits with 2.
+        terminated; 141 nobody read what it printed. Wrong usage exits with 2.
     """
     from .parser import parse
 
@@ -57,7 +66,8 @@ def main(argv=None):
         what = _REFUSALS.get(error.errno)
         if what is None:
             raise
-        print(f"bh-bids: error: {error.filename or 'a file'}: {what}", file=sys.stderr)
+        name = error.filename2 or error.filename or "a file"  # what was to be replaced, if any
+        print(f"bh-bids: error: {name}: {what}", file=sys.stderr)
         return 1
     except Terminated:
         print("bh-bids: terminated; the same command goes on from here", file=sys.stderr)

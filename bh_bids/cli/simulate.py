@@ -8,6 +8,7 @@ from pathlib import Path
 from .. import __version__
 from ..errors import BHError
 from .arguments import Parser, add_completion
+from .pipes import quiet_on_closed_pipe
 
 _EXAMPLES = """\
 sites:
@@ -99,7 +100,11 @@ def _add_participants_and_sites(parser):
     )
     where = who.add_mutually_exclusive_group()
     where.add_argument(
-        "--sites", nargs="+", metavar="NAME", help="sites by name (default siteA siteB siteC)"
+        "--sites",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="sites by name (default siteA siteB siteC)",
     )
     where.add_argument("--n-sites", type=_count, metavar="N", help="the first N sites instead")
     who.add_argument(
@@ -170,6 +175,7 @@ def _reporter(quiet):
     return report
 
 
+@quiet_on_closed_pipe
 def main(argv=None):
     """Run ``bh-simulate``.
 

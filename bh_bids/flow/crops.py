@@ -25,6 +25,31 @@ class Crops(NamedTuple):
     context: np.ndarray | None
 
 
+def check_crop(crop, config):
+    """Refuse crops that the flow cannot take.
+
+    Parameters
+    ----------
+    crop : tuple of int
+        Sides (x, y).
+    config : FlowConfig
+
+    Raises
+    ------
+    InputError
+    """
+    multiple = config.side_multiple
+    if any(c % multiple or c < multiple for c in crop):
+        raise InputError(
+            f"The crop {crop[0]} x {crop[1]} must have sides that are multiples of {multiple}."
+        )
+    if any(c > side for c, side in zip(crop, config.slice_shape, strict=True)):
+        raise InputError(
+            f"The crop {crop[0]} x {crop[1]} is larger than a slice "
+            f"({config.slice_shape[0]} x {config.slice_shape[1]})."
+        )
+
+
 class CropSampler:
     """Draws noised crops and their context, the same ones for the same seed, in any process.
 
@@ -44,15 +69,7 @@ class CropSampler:
         self._corner = None
         if crop is None:
             self._corner, crop = bounding_box(volumes, multiple)
-        if any(c % multiple or c < multiple for c in crop):
-            raise InputError(
-                f"The crop {crop[0]} x {crop[1]} must have sides that are multiples of {multiple}."
-            )
-        if any(c > side for c, side in zip(crop, config.slice_shape, strict=True)):
-            raise InputError(
-                f"The crop {crop[0]} x {crop[1]} is larger than a slice "
-                f"({config.slice_shape[0]} x {config.slice_shape[1]})."
-            )
+        check_crop(crop, config)
         self.crop = tuple(crop)
         self._volumes = list(volumes)
         self._config = config

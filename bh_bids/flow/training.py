@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import InputError
 from .checkpoint import CHECKPOINT
 from .checks import about_verdicts, unlike_others
+from .crops import check_crop
 from .distributed import joined
 from .domain import describe_domain, learn_constants
 from .model import save_model
@@ -18,6 +19,8 @@ from .slices import find_scans, split_participants
 from .store import open_store
 from .trainer import Trainer
 
+# torch's seeds are integers of 64 bits, with a sign or without.
+LARGEST_SEED = 2**63 - 1
 # Settings that may change when a training is resumed.
 RUNNING = ("patience", "device", "precision", "max_minutes", "workers", "tensorboard")
 
@@ -90,6 +93,8 @@ class TrainingSettings:
         for name in ("warm_up", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"The option {name} must not be negative.")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise InputError(f"The option seed must be from 0 to {LARGEST_SEED}.")
         if self.precision not in PRECISIONS:
             raise InputError(f"The option precision must be one of {', '.join(PRECISIONS)}.")
         if not 0 <= self.ema < 1:
@@ -168,6 +173,8 @@ def train_model(
     DeviceError
         If the device is not there.
     """
+    if settings.crop is not None:
+        check_crop(settings.crop, config)
     scans = find_scans(derivatives, config.space)
     training, held_out = split_participants(
         scans, validation=validation, exclude=exclude, seed=settings.seed

@@ -105,11 +105,19 @@ def read_study(output_dir, bids_dir, space, participants=(), sessions=()):
     Raises
     ------
     InputError
-        If there are no scans at all.
+        If there are no results at all or none of what was asked for, or a participant or session is
+        unknown.
     """
     output_dir, bids_dir = Path(output_dir), Path(bids_dir)
     problems, records, missing = [], [], {}
+    table = read_participants(bids_dir, problems)
     folders = sorted((p for p in output_dir.glob("sub-*") if p.is_dir()), key=natural)
+    present = {folder.name.removeprefix("sub-") for folder in folders}
+    wanted = _labels(bids_dir, "sub-*") | set(table)
+    if present:
+        known = _labels(output_dir, "sub-*/ses-*") if sessions else set()
+        _refuse_unknown(output_dir, "participant", set(participants) - wanted - present, present)
+        _refuse_unknown(output_dir, "session", set(sessions) - known, known)
     for folder in folders:
         label = folder.name.removeprefix("sub-")
         if participants and label not in participants:
@@ -120,16 +128,31 @@ def read_study(output_dir, bids_dir, space, participants=(), sessions=()):
         if not any(r.metrics for r in found) and not (found and sessions):
             missing[label] = _reason(output_dir, label, found)
     if not records:
+        who = ", ".join(f"sub-{label}" for label in participants) or "any participant"
+        within = f" in session {', '.join(sessions)}" if sessions else ""
         raise InputError(
-            f"{output_dir} holds no participant's results: run the participant level first."
+            f"{output_dir} holds no results of {who}{within}: run the participant level first."
         )
-    table = read_participants(bids_dir, problems)
-    present = {folder.name.removeprefix("sub-") for folder in folders}
-    wanted = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
-    for label in sorted((wanted | set(table)) - present, key=natural):
+    for label in sorted(wanted - present, key=natural):
         if not participants or label in participants:
             missing[label] = "The participant level was not run."
     return Study(output_dir, records, table, missing, problems)
+
+
+def _labels(folder, pattern):
+    """Labels of participants' or sessions' folders."""
+    return {path.name.partition("-")[2] for path in folder.glob(pattern) if path.is_dir()}
+
+
+def _refuse_unknown(output_dir, what, unknown, present):
+    """Refuse labels that were asked for and are not there, and name those that are."""
+    if unknown:
+        named = sorted(present, key=natural)
+        some = ", ".join(named[:8]) + (", ..." if named[8:] else "")
+        raise InputError(
+            f"{output_dir} has no {what} {', '.join(sorted(unknown))}: it has "
+            f"{some or f'no {what}s at all'}."
+        )
 
 
 def _records(folder, bids_dir, space, problems):

@@ -58,6 +58,19 @@ def test_every_option_has_a_help_text(program):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
+def test_every_list_grows_when_its_option_is_given_again(program):
+    parsers = [PROGRAMS[program]()]
+    for one in parsers:
+        for action in one._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            # The sides of a crop are one value, as the ends of a range are.
+            elif action.nargs in ("+", "*") and action.dest != "crop":
+                assert isinstance(action, argparse._ExtendAction), action.option_strings
+                assert not action.default or action.default == argparse.SUPPRESS, action.dest
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_bash_completes_the_options(program, tmp_path, capsys):
     bash = shutil.which("bash")
     if bash is None:

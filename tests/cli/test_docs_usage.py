@@ -168,7 +168,7 @@ def test_every_field_of_the_harmonization_block_is_documented():
     }  # fmt: skip
     result = dict.fromkeys(
         ("method", "parameters", "device", "seed", "converged", "iterations", "source_scale",
-         "target_scale", "contrast", "structure", "clipping", "lesion")
+         "target_scale", "threads", "contrast", "structure", "clipping", "lesion")
     )  # fmt: skip
     result |= {"lesion": {"Voxels": 1}, "shared": ["sub-01_T1w.nii.gz"]}
     result["decisions"] = {"Bias": {}}

@@ -96,6 +96,9 @@ def test_resume_of_a_finished_training_changes_nothing(trained, derivatives):
     "change, message",
     [
         (["--crop", "20", "18"], "multiples of 4"),
+        (["--crop", "0"], "multiples of 4"),
+        (["--crop", "256"], "larger than a slice"),
+        (["--seed", "-1"], "seed"),
         (["--crop", "big"], "--crop needs"),
         (["--steps", "0"], "steps"),
         (["--levels", "9"], "levels"),
@@ -109,6 +112,7 @@ def test_mistakes_end_with_one_sentence(derivatives, tmp_path, capsys, change, m
     assert main(arguments) == 1
     err = capsys.readouterr().err.strip().splitlines()[-1]
     assert err.startswith("bh-model: error:") and message in err
+    assert not (tmp_path / "m").exists(), "what is wrong is told before anything is read"
 
 
 def test_wrong_folders(tmp_path, capsys):

@@ -37,6 +37,7 @@ def test_defaults_are_those_of_the_settings(given):
 @pytest.mark.parametrize(
     "named, expected",
     [
+        (["noise", "--conditions", "mask"], ("mask", "noise")),
         (["noise", "mask"], ("mask", "noise")),
         (["mean", "noise", "previous", "mask"], CONDITIONS),
         (["none"], ()),
@@ -46,6 +47,16 @@ def test_conditions_in_any_order(given, named, expected):
     _, seen = given("--conditions", *named, "--noise-range", "0.01", "0.1")
     assert seen["config"].conditions == expected
     assert seen["config"].noise_range == (0.01, 0.1)
+
+
+def test_participants_in_several_lists(given):
+    options = ["--exclude-participants", "1", "--exclude-participants", "2"]
+    options += ["--validation-participants", "3", "--validation-participants", "4"]
+    _, seen = given(*options, "--noise-range", "0.01", "0.1")
+    assert seen["rest"]["exclude"] == ["1", "2"] and seen["rest"]["validation"] == ["3", "4"]
+    assert seen["config"].conditions == ("mask", "previous", "noise")
+    _, seen = given()
+    assert seen["rest"]["exclude"] == []
 
 
 def test_noise_is_taken_away_from_the_level_that_the_command_names():
@@ -73,6 +84,9 @@ def test_where_and_how_long_it_runs(given):
         (["--ema", "1"], "ema"),
         (["--patience", "0"], "patience"),
         (["--workers", "-1"], "workers"),
+        (["--seed", "-1"], "seed"),
+        (["--seed", str(2**64)], "seed"),
+        (["--device", "foo"], "There is no device 'foo'"),
     ],
 )
 def test_mistakes(given, capsys, options, message):

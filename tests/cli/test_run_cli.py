@@ -10,6 +10,7 @@ import pytest
 
 import bh_bids
 from bh_bids.anatomy.templates import DEFAULT_SPACE
+from bh_bids.cli.pipes import quiet_on_closed_pipe
 from bh_bids.cli.run import main, prepare_environment
 from bh_bids.dataset import find_scans
 from bh_bids.derivatives import expected_outputs
@@ -140,6 +141,76 @@ def test_unknown_session(call):
     code, _, error = call("--session-label", "Z")
     assert code == 1
     assert "session Z" in one_sentence(error)
+
+
+@pytest.mark.parametrize("label", ["**", "*", "", "sub-", "ses-", "../01", "a_b", "0?", "[0]"])
+@pytest.mark.parametrize("option", ["--participant-label", "--session-label"])
+def test_labels_that_are_none(call, option, label):
+    code, _, error = call(option, "01", label, "--dry-run")
+    assert code == 1
+    assert f"{option} " in one_sentence(error) and "is no label" in error
+
+
+@pytest.mark.parametrize("where", ["bids", "output", "work", "index"])
+@pytest.mark.parametrize("level", ["participant", "group"])
+def test_links_that_lead_back_and_names_too_long(call, tmp_path, where, level):
+    (tmp_path / "loop").symlink_to("loop")
+    options = {"work": "-w", "index": "--bids-database-dir"}
+    for folder, said in (
+        (tmp_path / "loop", "leads back to itself"),
+        (tmp_path / "loop" / "below", "leads back to itself"),
+        (tmp_path / ("a" * 300), "its name is too long"),
+    ):
+        if where in options:
+            code, _, error = call(options[where], folder, level=level)
+        else:
+            code, _, error = call(level=level, **{where: folder})
+        assert code == 1
+        sentence = one_sentence(error)
+        assert str(folder) in sentence and said in sentence
+
+
+def test_a_model_whose_name_is_too_long(call):
+    code, _, error = call("--dry-run", model="m" * 300)
+    assert code == 1
+    assert "the name is too long" in one_sentence(error)
+
+
+@pytest.mark.parametrize("name", ["dataset_description.json", "README.md", ".bidsignore"])
+def test_a_folder_in_the_place_of_a_file(call, tmp_path, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    code, _, error = call()
+    assert code == 1
+    sentence = one_sentence(error)
+    assert f"{tmp_path / 'out' / name}: a folder stands in its place" in sentence
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("what", ["--help", "--dry-run"])
+def test_a_reader_that_has_seen_enough(dataset, small_model, tmp_path, what, unbuffered):
+    """As head is one."""
+    folders = [str(dataset), str(tmp_path / "out"), "participant", "--model", str(small_model)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "bh_bids.cli.run", *folders, "--device", "cpu", what],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert done.stderr == ""
+    # argparse takes no notice of a help that cannot be printed.
+    assert done.returncode == 141 or (what == "--help" and done.returncode == 0)
+
+
+def test_a_broken_pipe_of_our_own_is_no_reader_that_left():
+    def lost(argv):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        quiet_on_closed_pipe(lost)([])
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "/no/such/model"])
@@ -287,6 +358,14 @@ def test_group_without_results(call, tmp_path):
     assert "participant level first" in one_sentence(error)
 
 
+@pytest.mark.parametrize("action", ["--reports-only", "--boilerplate-only"])
+def test_group_level_without_its_evaluation(call, tmp_path, action):
+    (tmp_path / "out" / "sub-01" / "anat").mkdir(parents=True)
+    code, _, error = call(action, level="group")
+    assert code == 2 and f"{action} is for the participant level only" in error
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -345,11 +424,31 @@ def test_reports_of_older_results_count_as_results(call, tmp_path, dataset):
     assert error.rstrip().endswith(scan.key)
 
 
-def test_methods_text_alone(call, tmp_path):
-    code, _, error = call("--boilerplate-only")
+@pytest.mark.parametrize("options", [(), ("--anat-only",)])
+def test_methods_text_alone(call, tmp_path, dataset, options):
+    told = {"Harmonization": {"Model": "kept", "Method": "map"}}
+    settings = Settings(dataset, tmp_path / "out", anat_only=bool(options))
+    names = expected_outputs(find_scans(dataset)[0], DEFAULT_SPACE, settings)
+    if not options:
+        names = [n for n in names if n.name.endswith("_desc-harmonization_metrics.tsv")]
+        names.append(Path("sub-01/anat/sub-01_desc-harmonized_T1w.json"))
+    for name in names:
+        path = tmp_path / "out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(told))
+    code, _, error = call("--boilerplate-only", *options)
     assert code == 0, error
-    assert (tmp_path / "out" / "logs" / "CITATION.md").is_file()
+    text = (tmp_path / "out" / "logs" / "CITATION.md").read_text()
+    assert ("*kept*" in text) == (not options)
     assert not (tmp_path / "out" / "sub-01.html").exists()
+
+
+def test_methods_text_of_no_results(call, tmp_path):
+    code, _, error = call("--boilerplate-only")
+    assert code == 1
+    sentence = one_sentence(error)
+    assert "no results of sub-01, sub-02" in sentence and "--boilerplate-only" in sentence
+    assert not (tmp_path / "out").exists() and not (tmp_path / "work").exists()
 
 
 def settings_of(tmp_path, **more):

@@ -35,6 +35,7 @@ def test_writes_a_dataset(tmp_path, capsys):
         ["out", "--n-sites", "99"],
         ["out", "--sites", "siteQ"],
         ["out", "--sites", "siteA", "siteA"],
+        ["out", "--sites", "siteA", "--sites", "siteA"],
         ["out", "--sites", "siteA", "--n-sites", "1"],
         ["out", "--voxel-size", "0"],
         ["out", "--noise", "-1"],

@@ -174,6 +174,40 @@ def test_labels_lose_their_prefix_and_their_doubles():
     assert settings.session_label == ("A", "B")
 
 
+def test_an_option_that_is_given_again_adds_to_its_list(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    given = ["--participant-label", "01", "02", "--participant_label", "03", "--session-label", "A"]
+    given += ["--session-id", "B", "--output-spaces", "T1w", "--output-spaces", "MNI"]
+    given += ["--comparators", "hm", "--comparators", "unet", "hm"]
+    given += ["--simulate-gaps", "exp", "--simulate-gaps", "log"]
+    given += ["-d", f"a={tmp_path / 'a'}", "--derivatives", f"b={tmp_path / 'b'}"]
+    settings, _ = parse([*BASE, *given])
+    assert settings.participant_label == ("01", "02", "03")
+    assert settings.session_label == ("A", "B")
+    assert settings.output_spaces == ("T1w", "MNI")
+    assert settings.comparators == ("hm", "unet")
+    assert settings.simulate_gaps == ("exp", "log")
+    assert settings.derivatives == {name: tmp_path / name for name in "ab"}
+
+
+@pytest.mark.parametrize("apart", [[], ["-d"]])
+def test_two_derivatives_of_one_name_are_refused(tmp_path, capsys, apart):
+    with pytest.raises(SystemExit) as exit:
+        parse([*BASE, "-d", f"a={tmp_path}", *apart, "a=/other"])
+    assert exit.value.code == 2
+    assert f"two folders a ({tmp_path} and /other)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["--reports-only", "--boilerplate-only"])
+def test_actions_of_the_participant_level_are_refused_at_the_group_level(capsys, action):
+    with pytest.raises(SystemExit) as exit:
+        parse(["bids", "out", "group", action])
+    assert exit.value.code == 2
+    assert f"{action} is for the participant level only" in capsys.readouterr().err
+    assert parse(["bids", "out", "group", "--dry-run"])[1] == "dry_run"
+
+
 def test_memory_in_either_unit():
     assert parse([*BASE, "--mem-mb", "2048"])[0].mem_gb == 2
     assert parse([*BASE, "--mem_gb", "1.5"])[0].mem_gb == 1.5
@@ -223,6 +257,8 @@ def test_a_file_s_labels_and_folders_are_treated_as_the_command_line_s(tmp_path)
         ["--omp-nthreads", "-1"],
         ["--mem-gb", "0"],
         ["--mem-gb", "nan"],
+        ["--mem-gb", "inf"],
+        ["--mem-mb", "1e999"],
         ["--mem-gb", "1", "--mem-mb", "1"],
         ["--random-seed", "-1"],
         ["--method", "magic"],
@@ -242,12 +278,25 @@ def test_wrong_usage_exits_with_two(wrong, capsys):
 
 
 @pytest.mark.parametrize("text", ["nprocs = 0", "method = 'magic'", "random_seed = -3",
-                                  "mem_gb = nan"])  # fmt: skip
+                                  "mem_gb = nan", "mem_gb = inf", "comparators = ['foo']",
+                                  "comparators = ['none', 'hm']",
+                                  "simulate_gaps = ['magic']"])  # fmt: skip
 def test_values_of_a_file_are_checked_as_the_command_line_s(tmp_path, text, capsys):
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(SystemExit) as exit:
         parse([*BASE, "--config-file", str(tmp_path / "a.toml")])
     assert exit.value.code == 2
+
+
+def test_comparators_and_gaps_of_a_file_are_treated_as_the_command_line_s(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("comparators = ['none']\nsimulate_gaps = ['exp', 'exp']\n")
+    settings, _ = parse([*BASE, "--config-file", str(path)])
+    assert (settings.comparators, settings.simulate_gaps) == ((), ("exp",))
+    # What a run without gaps has left does not ask for the default ones.
+    path.write_text(Settings(tmp_path, tmp_path, comparators=()).to_toml())
+    settings, _ = parse([*BASE, "--config-file", str(path)])
+    assert (settings.comparators, settings.simulate_gaps) == ((), ())
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31 - 1, 20261127113000])

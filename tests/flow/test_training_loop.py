@@ -281,7 +281,8 @@ def test_learning_rate_rises_and_falls():
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": 0}, {"learning_rate": 0.0}, {"max_minutes": -1.0}, {"warm_up": -1}]
+    "change",
+    [{"steps": 0}, {"learning_rate": 0.0}, {"max_minutes": -1.0}, {"warm_up": -1}, {"seed": -1}],
 )
 def test_impossible_settings(change):
     with pytest.raises(InputError, match=next(iter(change))):

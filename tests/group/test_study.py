@@ -39,6 +39,35 @@ def test_participants_and_sessions_can_be_chosen(small_study):
     assert {r.session for r in read(small_study, sessions=("A", "B")).records} == {"A", "B"}
 
 
+def test_who_is_unknown_is_refused(small_study):
+    with pytest.raises(InputError, match="out has no participant 98, 99: it has 01, 02, 03, 04"):
+        read(small_study, participants=("02", "99", "98"))
+    with pytest.raises(InputError, match="out has no session X: it has A, B, C"):
+        read(small_study, sessions=("A", "X"))
+
+
+def test_who_has_no_results_in_a_session_is_named(scan_maker, tmp_path):
+    scan_maker(tmp_path, "01", "A", seed=0)
+    scan_maker(tmp_path, "02", "B", seed=1)
+    with pytest.raises(InputError, match="no results of sub-02 in session A: run the participant"):
+        read(tmp_path, participants=("02",), sessions=("A",))
+
+
+def test_who_was_not_run_yet_is_not_unknown(scan_maker, tmp_path):
+    scan_maker(tmp_path, "01", "A", seed=0)
+    (tmp_path / "bids" / "sub-02").mkdir()
+    study = read(tmp_path, participants=("01", "02"))
+    assert study.missing == {"02": "The participant level was not run."}
+    with pytest.raises(InputError, match="no results of sub-02: run the participant level first"):
+        read(tmp_path, participants=("02",))
+
+
+def test_sessions_of_results_without_any_are_unknown(scan_maker, tmp_path):
+    (tmp_path / "out" / "sub-01" / "anat").mkdir(parents=True)
+    with pytest.raises(InputError, match="no session A: it has no sessions at all"):
+        read(tmp_path, sessions=("A",))
+
+
 def test_who_is_missing_is_named_with_the_reason(scan_maker, tmp_path):
     scan_maker(tmp_path, "01", "B", seed=0)
     scan_maker(tmp_path, "02", "B", seed=1, harmonized=False)
