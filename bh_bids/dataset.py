@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import InputError, unreadable
 from .filters import has_entity, has_fields, query_values
-from .index import open_layout
+from .index import lies_in, open_layout
 from .jsonfiles import read_json
 
 SCANNER_FIELDS = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength")
@@ -154,6 +154,7 @@ def find_scans(bids_dir, participants=(), sessions=(), filters=None, database_di
         names = _query(layout, bids_dir, entities, labels)
     except Exception as error:  # whatever the filter makes of a query, and a database of that
         raise InputError(f"The BIDS filter cannot be used: {error}") from None
+    names = [name for name in names if not lies_in(name, closed)]
     _tell_closed(closed, bids_dir, participants, names)
     names = _well_named(names)
     if "part" not in wanted:

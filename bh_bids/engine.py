@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def run_workflow(workflow, settings, names):
     Raises
     ------
     InputError
-        If the plugin file cannot be used.
+        Of :func:`check_engine`.
     """
     from nipype import config
 
@@ -41,10 +42,7 @@ def run_workflow(workflow, settings, names):
     quieten_nipype()
     start_forkserver()
     if settings.write_graph:
-        try:
-            workflow.write_graph(graph2use="colored", format="svg", simple_form=True)
-        except OSError:
-            raise InputError("--write-graph needs Graphviz's program dot: install it.") from None
+        workflow.write_graph(graph2use="colored", format="svg", simple_form=True)
     steps = {name: _steps(workflow, name) for name in names}
     serial = settings.low_mem or settings.nprocs == 1
     progress = Progress(
@@ -77,6 +75,24 @@ def run_workflow(workflow, settings, names):
         if settings.resource_monitor:
             write_usage(getattr(plugin, "usage", []), settings, names)
     return True
+
+
+def check_engine(settings):
+    """Refuse what no run can be started with, before anything is written or removed.
+
+    Parameters
+    ----------
+    settings : bh_bids.settings.Settings
+
+    Raises
+    ------
+    InputError
+        If the plugin file cannot be used, or the graph cannot be drawn.
+    """
+    if settings.write_graph and shutil.which("dot") is None:
+        raise InputError("--write-graph needs Graphviz's program dot: install it.")
+    if settings.use_plugin:
+        request_resources([], *_read_plugin(settings.use_plugin))
 
 
 def _steps(workflow, name):
@@ -130,25 +146,11 @@ def choose_plugin(settings, progress):
     ------
     InputError
     """
-    from nipype.pipeline import plugins
-
     from .workers import SturdyMultiProcPlugin
 
+    plugin, arguments = "MultiProc", {}
     if settings.use_plugin:
-        import yaml
-
-        try:
-            content = yaml.safe_load(Path(settings.use_plugin).read_text(encoding="utf-8"))
-            plugin, arguments = content["plugin"], dict(content.get("plugin_args") or {})
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"The plugin file {settings.use_plugin} cannot be used ({error}): it must be YAML "
-                "with 'plugin' and, if needed, 'plugin_args'."
-            ) from None
-        if not hasattr(plugins, f"{plugin}Plugin"):
-            raise InputError(f"{settings.use_plugin}: nipype has no plugin '{plugin}'.")
-    else:
-        plugin, arguments = "MultiProc", {}
+        plugin, arguments = _read_plugin(settings.use_plugin)
     arguments = {"status_callback": progress, **arguments}
     if plugin != "MultiProc":
         return plugin, arguments
@@ -162,6 +164,24 @@ def choose_plugin(settings, progress):
         "fresh_workers": settings.low_mem,
     }
     return SturdyMultiProcPlugin(plugin_args={**own, **arguments}), {}
+
+
+def _read_plugin(path):
+    """nipype's name of a plugin, and its arguments, of a plugin file."""
+    import yaml
+    from nipype.pipeline import plugins
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        plugin, arguments = content["plugin"], dict(content.get("plugin_args") or {})
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The plugin file {path} cannot be used ({error}): it must be YAML with 'plugin' and, "
+            "if needed, 'plugin_args'."
+        ) from None
+    if not hasattr(plugins, f"{plugin}Plugin"):
+        raise InputError(f"{path}: nipype has no plugin '{plugin}'.")
+    return plugin, arguments
 
 
 def write_usage(usage, settings, names):

@@ -48,7 +48,8 @@ def open_layout(bids_dir, participants, database_dir, scan_name):
     -------
     layout : bids.layout.BIDSLayout
     closed : list of str
-        Folders, relative to the dataset, that could not be looked into.
+        Folders, relative to the dataset, that cannot be looked into. Scans in them may be in the
+        index.
 
     Raises
     ------
@@ -62,8 +63,8 @@ def open_layout(bids_dir, participants, database_dir, scan_name):
         ignored.append(re.compile(rf"^/sub-(?!({names})(/|$))"))
     index = None if database_dir is None else index_file(database_dir)
     if index is not None and index.exists():
-        _check_index(index, bids_dir, participants, scan_name)
-        return _layout(bids_dir, ignored, index.parent), []
+        closed = _check_index(index, bids_dir, participants, scan_name)
+        return _layout(bids_dir, ignored, index.parent), closed
     closed = _closed_folders(bids_dir, ignored)
     ignored += [re.compile(rf"^/{re.escape(name)}(/|$)") for name in closed]
     if index is None:
@@ -128,7 +129,10 @@ def _is_open(folder):
 
 
 def _check_index(index, bids_dir, participants, scan_name):
-    """Refuse an index of another folder, for it holds absolute paths, and one of other scans."""
+    """Refuse an index of another folder, for it holds absolute paths, and one of other scans.
+
+    Returns the folders of scans that cannot be looked into.
+    """
     try:
         with closing(sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True)) as database:
             root = Path(database.execute("SELECT root FROM layout_info").fetchone()[0])
@@ -146,22 +150,22 @@ def _check_index(index, bids_dir, participants, scan_name):
         folders = {f"sub-{label}" for label in participants}
         indexed = {name for name in indexed if name.split("/")[0] in folders}
     present = _scan_names(bids_dir, participants, scan_name)
+    closed = _closed_among(bids_dir, participants, indexed | present)
     lacking, gone = (
-        sorted(name for name in names if not _is_hidden(bids_dir, name))
+        sorted(name for name in names if not lies_in(name, closed))
         for names in (present - indexed, indexed - present)
     )
     if lacking or gone:
-        what = "it lacks" if lacking else "what it holds is gone,"
         first, *others = lacking or gone
         more = f" and {len(others)} more" if others else ""
-        raise InputError(
-            f"The index {index} is older than the dataset, {what} {first}{more}: {_MEND}."
-        )
+        what = f"it lacks {first}{more}" if lacking else f"{first}{more} of it is there no longer"
+        raise InputError(f"The index {index} is older than the dataset ({what}): {_MEND}.")
+    return closed
 
 
 def _scan_names(bids_dir, participants, scan_name):
     """Names of the scans that are there, which are told much faster than all that pybids tells."""
-    folders = [bids_dir / f"sub-{label}" for label in participants] or bids_dir.glob("sub-*")
+    folders = _participant_folders(bids_dir, participants)
     found = (
         path
         for folder in folders
@@ -173,7 +177,29 @@ def _scan_names(bids_dir, participants, scan_name):
     return {name for name in names if scan_name.fullmatch(name)}
 
 
-def _is_hidden(bids_dir, name):
-    """Whether a file may well be there, in a folder that cannot be looked into."""
-    folders = [bids_dir / parent for parent in reversed(Path(name).parents[:-1])]
-    return any(folder.is_dir() and not _is_open(folder) for folder in folders)
+def _participant_folders(bids_dir, participants):
+    return [bids_dir / f"sub-{label}" for label in participants] or list(bids_dir.glob("sub-*"))
+
+
+def _closed_among(bids_dir, participants, names):
+    """Those folders of participants and of their scans that cannot be listed or entered."""
+    folders = {parent.as_posix() for name in names for parent in Path(name).parents[:-1]}
+    folders |= {folder.name for folder in _participant_folders(bids_dir, participants)}
+    there = (folder for folder in sorted(folders) if os.path.isdir(bids_dir / folder))
+    return [folder for folder in there if not _is_open(bids_dir / folder)]
+
+
+def lies_in(name, folders):
+    """Whether a file lies in one of some folders.
+
+    Parameters
+    ----------
+    name : str
+        Relative to the dataset, as the folders.
+    folders : sequence of str
+
+    Returns
+    -------
+    bool
+    """
+    return any(parent.as_posix() in folders for parent in Path(name).parents)

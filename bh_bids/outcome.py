@@ -3,6 +3,7 @@
 import sys
 
 from .derivatives import is_complete, is_done
+from .errors import InputError
 
 EX_OK, EX_FAILED = 0, 1
 
@@ -67,6 +68,33 @@ def write_reports(plan, pages=True, ran=True):
         again = "run without --reports-only to make them again"
         _tell_scans(plan, old, f"have results of other input, options or versions ({again})")
     return EX_FAILED if failed or (missing and pages) else EX_OK
+
+
+def require_results(plan):
+    """Refuse to write the methods text of nothing.
+
+    Parameters
+    ----------
+    plan : bh_bids.runner.Plan
+
+    Raises
+    ------
+    InputError
+        If the output folder holds neither a harmonized scan of any participant nor complete results
+        of a scan that was asked for.
+    """
+    from .reports.collect import study_sidecars
+
+    settings, space = plan.settings, plan.model["Config"]["space"]
+    if any(is_complete(scan, space, settings) for scan in plan.scans):
+        return
+    if not study_sidecars(settings.output_dir):
+        labels = sorted({scan.participant for scan in plan.scans})
+        named = ", ".join(f"sub-{label}" for label in labels[:8]) + (", ..." if labels[8:] else "")
+        raise InputError(
+            f"{settings.output_dir} has no results of {named}, nor of anyone else, to write the "
+            "methods text of: run without --boilerplate-only first."
+        )
 
 
 def _tell_scans(plan, scans, what):

@@ -1,22 +1,26 @@
 """A run of bh-bids: what is to be done, doing it, and telling how it went."""
 
+import errno
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from .dataset import Scan, check_dataset, find_scans
 from .derivatives import check_output, is_done, masks_left_out, unmark, write_description
+from .engine import check_engine
 from .errors import InputError, ModelError
+from .folders import check_folders, check_writable, make_writable, not_writable, refuse_inside
 from .jsonfiles import read_json
 from .locks import lock_participants
-from .outcome import EX_FAILED, EX_OK, write_reports
+from .outcome import EX_FAILED, EX_OK, require_results, write_reports
 from .provenance import provenance_key
 from .rawlike import check_raw_like, derivatives_settings, write_raw_like
 from .settings import for_participant
 
 EX_SOFTWARE = 70
+ALL_FAIL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of one participant's folder that meet all of them."""
 SCANS_AT_ONCE = 100
 """Scans in one nipype workflow, if there are many: a workflow of thousands takes minutes to build
 and gigabytes to hold."""
@@ -77,7 +81,7 @@ def run(settings, action=None):
         check_output(settings.output_dir)
         # The derivatives may be given as the dataset: what is told of participants lies there.
         if settings.bids_dir.resolve() != settings.output_dir.resolve():
-            _refuse_inside(settings, "work", settings.work_dir)
+            refuse_inside(settings, "work", settings.work_dir)
         if action == "dry_run":
             return run_group(settings, dry=True)
         if settings.output_dir.is_dir():  # without results there is nothing to be made
@@ -86,77 +90,28 @@ def run(settings, action=None):
         return run_group(settings)
     check_folders(settings)
     check_output(settings.output_dir)
+    for folder in (settings.output_dir, settings.work_dir):
+        check_writable(folder)
+    check_engine(settings)
     if not settings.skip_bids_validation:
         check_dataset(settings.bids_dir)
     plan = make_plan(settings)
     if action == "dry_run":
         return _tell_plan(plan)
+    if action == "boilerplate_only":
+        require_results(plan)
     make_writable(settings.output_dir)
-    _write_shared(plan)
+    if plan.todo and not action:
+        make_writable(settings.work_dir)
+    plan, barred = _write_shared(plan)
     if action:
-        return write_reports(plan, pages=action == "reports_only", ran=False)
-    code = _execute(plan)
+        code = write_reports(plan, pages=action == "reports_only", ran=False)
+        return EX_FAILED if barred else code
+    code = _execute(plan) or (EX_FAILED if barred else EX_OK)
     if settings.output_layout == "bids":
         count = write_raw_like(plan, root)
         print(f"{count} harmonized scans as a raw-like dataset: {root}")
     return code
-
-
-def check_folders(settings):
-    """Refuse folders that would mix input and output.
-
-    Parameters
-    ----------
-    settings : bh_bids.settings.Settings
-
-    Raises
-    ------
-    InputError
-    """
-    for name, folder in (("output", settings.output_dir), ("work", settings.work_dir)):
-        _refuse_inside(settings, name, folder)
-    raw = settings.bids_dir.resolve()
-    root = settings.output_dir.resolve()
-    if settings.output_layout == "bids" and root in raw.parents:
-        # A dataset's own sources are kept there, by BIDS' rules.
-        if root / "sourcedata" not in raw.parents:
-            raise InputError(
-                f"The dataset {settings.bids_dir} lies in the output folder {settings.output_dir}: "
-                "give --output-layout bids a folder that does not hold the dataset."
-            )
-
-
-def _refuse_inside(settings, name, folder):
-    """Refuse a folder in the dataset, but for its derivatives'."""
-    raw, inside = settings.bids_dir.resolve(), folder.resolve()
-    derivatives = raw / "derivatives"
-    if inside == raw or (raw in inside.parents and derivatives not in inside.parents):
-        raise InputError(
-            f"The {name} folder {folder} lies in the dataset {settings.bids_dir}: give a "
-            f"folder outside it or under {settings.bids_dir}/derivatives/."
-        )
-
-
-def make_writable(folder):
-    """Make a folder, or refuse one that cannot be written to.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-
-    Raises
-    ------
-    InputError
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written to ({error.strerror or error}): "
-            "give another folder or mend its permissions."
-        ) from None
 
 
 def make_plan(settings):
@@ -300,6 +255,15 @@ def _tell_cost(plan):
 
 
 def _write_shared(plan):
+    """Write what describes the derivatives, and each participant's settings.
+
+    Returns
+    -------
+    plan : Plan
+        Without participants whose folder cannot be written to.
+    barred : list of str
+        These participants.
+    """
     from .reports.readme import write_readme
 
     settings = plan.settings
@@ -313,11 +277,26 @@ def _write_shared(plan):
     write_readme(settings.output_dir)
     from bh_bids.workflows.base import participant_log
 
+    barred = []
     for participant in sorted({scan.participant for scan in plan.scans}):
         log = participant_log(settings, participant)
-        log.mkdir(parents=True, exist_ok=True)
         own = for_participant(settings, participant)
-        (log / "bh-bids.toml").write_text(own.to_toml(), encoding="utf-8")
+        try:
+            log.mkdir(parents=True, exist_ok=True)
+            (log / "bh-bids.toml").write_text(own.to_toml(), encoding="utf-8")
+        except OSError as error:
+            if error.errno in ALL_FAIL:
+                raise
+            barred.append(participant)
+            said = not_writable(log, error.strerror or error)
+            print(f"sub-{participant} is left out: {said}", file=sys.stderr)
+    if not barred:
+        return plan, barred
+    scans, todo = (
+        [scan for scan in some if scan.participant not in barred]
+        for some in (plan.scans, plan.todo)
+    )
+    return replace(plan, scans=scans, todo=todo), barred
 
 
 def _execute(plan):
@@ -329,7 +308,6 @@ def _execute(plan):
         print(f"{done} of {len(plan.scans)} scans are done already and are kept")
     failed, held, todo = False, [], plan.todo
     if todo:
-        make_writable(settings.work_dir)
         held, busy = lock_participants(
             settings.work_dir, dict.fromkeys(scan.participant for scan in todo)
         )

@@ -47,23 +47,27 @@ def request_resources(nodes, plugin, arguments):
     templates.update({name: str(text or "") for name, text in given.items()})
     if keyword is None:
         return arguments
+    for text in templates.values():
+        _filled(text, 1024, 1)
     for node in nodes:
         node.run_without_submitting = node.name.startswith(("ds_", "sidecar_"))
         wanted = [templates["node_args"], templates["gpu_args"] if node.is_gpu_node() else ""]
         words = " ".join(text for text in wanted if text)
         megabytes = math.ceil((MARGIN * node.mem_gb + LIBRARIES_GB) * 1024)
-        try:
-            words = words.format(
-                mem_mb=megabytes, mem_gb=math.ceil(megabytes / 1024), n_procs=node.n_procs
-            )
-        except (KeyError, IndexError, ValueError) as error:
-            raise InputError(
-                f"The plugin file's node_args or gpu_args cannot be used ({error}): they may hold "
-                "{mem_mb}, {mem_gb} and {n_procs}."
-            ) from None
         if words:
-            node.plugin_args = {keyword: words}
+            node.plugin_args = {keyword: _filled(words, megabytes, node.n_procs)}
     return arguments
+
+
+def _filled(text, megabytes, n_procs):
+    """A template with what a step needs."""
+    try:
+        return text.format(mem_mb=megabytes, mem_gb=math.ceil(megabytes / 1024), n_procs=n_procs)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"The plugin file's node_args or gpu_args cannot be used ({error}): they may hold "
+            "{mem_mb}, {mem_gb} and {n_procs}."
+        ) from None
 
 
 _SHORT = {"--cpus-per-task": "-c", "--gpus": "-G", "--mem": "--mem-per-cpu"}

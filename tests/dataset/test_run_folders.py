@@ -7,7 +7,8 @@ import pytest
 
 from bh_bids.derivatives import check_output
 from bh_bids.errors import InputError
-from bh_bids.runner import check_folders, make_writable, run
+from bh_bids.folders import check_folders, check_writable, make_writable
+from bh_bids.runner import run
 from bh_bids.settings import Settings
 
 
@@ -46,8 +47,29 @@ def test_a_folder_is_made_with_its_parents_and_left_empty(tmp_path):
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_what_cannot_be_a_folder_is_refused(tmp_path, place):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot be written to \("):
-        make_writable(tmp_path / place)
+    for refuse in (make_writable, check_writable):
+        with pytest.raises(InputError, match=r"cannot be written to \("):
+            refuse(tmp_path / place)
+
+
+def test_a_folder_is_looked_at_without_being_made(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    (tmp_path / "gone").symlink_to("nowhere")
+    with pytest.raises(InputError, match="cannot be written to"):
+        check_writable(tmp_path / "gone" / "b")
+    assert [p.name for p in tmp_path.iterdir()] == ["gone"]
+
+
+@pytest.mark.parametrize("action", [None, "dry_run"])
+def test_a_work_folder_that_cannot_be_used_is_told_before_anything_is_written(
+    dataset_maker, tmp_path, action
+):
+    raw = dataset_maker(tmp_path / "raw")
+    (tmp_path / "file").write_text("")
+    settings = Settings(raw, tmp_path / "out", work_dir=tmp_path / "file")
+    with pytest.raises(InputError, match=r"file cannot be written to \(Not a directory"):
+        run(settings, action)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("place", ["raw", "raw/results", "link", "link/results", "."])
@@ -63,6 +85,28 @@ def test_a_raw_like_dataset_never_comes_where_the_scans_are(dataset_maker, tmp_p
     assert {p.name for p in tmp_path.rglob("*")} == {
         *("raw", "link", "README", "dataset_description.json")
     }
+
+
+@pytest.mark.parametrize("place", ["raw/derivatives/h", "link/derivatives/h"])
+def test_a_raw_like_dataset_is_no_derivative_of_another(dataset_maker, tmp_path, place):
+    raw = dataset_maker(tmp_path / "raw")
+    (tmp_path / "link").symlink_to("raw")
+    settings = Settings(raw, tmp_path / place, work_dir=tmp_path / "w", output_layout="bids")
+    with pytest.raises(InputError, match="lies in the dataset .* a folder outside it"):
+        run(settings)
+    assert not (raw / "derivatives").exists()
+
+
+@pytest.mark.parametrize("place", [".", "index", "sub-01/index"])
+def test_an_index_among_the_raw_data_is_refused(dataset_maker, tmp_path, place):
+    raw = dataset_maker(tmp_path / "raw")
+    before = sorted(raw.rglob("*"))
+    settings = Settings(raw, tmp_path / "out", work_dir=tmp_path / "work")
+    with pytest.raises(InputError, match="The index folder .* lies in the dataset"):
+        run(replace(settings, bids_database_dir=raw / place), "dry_run")
+    assert sorted(raw.rglob("*")) == before
+    for outside in (tmp_path / "index", raw / "derivatives" / "index"):
+        check_folders(replace(settings, bids_database_dir=outside))
 
 
 @pytest.mark.parametrize("raw", ["raw", "out/sourcedata/raw", "out-2/raw"])

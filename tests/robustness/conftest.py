@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import os
+import shutil
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import pytest
@@ -57,3 +58,13 @@ def run_here():
         return code, out.getvalue(), err.getvalue()
 
     return run
+
+
+@pytest.fixture
+def without_privilege():
+    """Words before a command that take from root what lets it pass by permissions."""
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv is missing: install util-linux")
+    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]

@@ -202,16 +202,6 @@ def test_a_read_only_folder_is_refused(place, one, small_model, tmp_path, small_
     assert f"{tmp_path / place} cannot be written to (Read-only file system)" in done.stderr
 
 
-@pytest.fixture
-def without_privilege():
-    """Words before a command that take from root what lets it pass by permissions."""
-    if os.geteuid():
-        return []
-    if not shutil.which("setpriv"):
-        pytest.skip("setpriv is missing: install util-linux")
-    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
-
-
 @pytest.mark.parametrize("place", ["scan", "out", "dataset"])
 def test_what_may_not_be_read_or_written(
     place, one, small_model, small_brain, write_t1w, tmp_path, without_privilege

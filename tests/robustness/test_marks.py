@@ -8,6 +8,7 @@ import pytest
 
 from bh_bids import engine, runner
 from bh_bids.derivatives import expected_outputs, is_done
+from bh_bids.errors import InputError
 from bh_bids.settings import Settings
 
 SPACE = "MNI152NLin2009aSym"
@@ -135,3 +136,40 @@ def test_a_figure_that_fails_leaves_the_table(small_dataset, small_model, tmp_pa
     left = {f"sub-01_desc-harmonization_metrics.{end}" for end in ends}
     assert run_with(figures, run, tmp_path) == left
     assert list(figures.glob("*.svg"))
+
+
+@pytest.mark.parametrize("fault", ["plugin", "node_args", "dot"])
+@pytest.mark.parametrize("action", [None, "dry_run"])
+def test_an_option_that_cannot_be_used_costs_no_result(settings, monkeypatch, fault, action):
+    first = runner.make_plan(settings)
+    finish(first)
+    changes = {"write_graph": True}
+    if fault == "dot":
+        monkeypatch.setenv("PATH", "")
+    else:
+        plugin = settings.output_dir.parent / "plugin.yml"
+        if fault == "node_args":
+            plugin.write_text("plugin: SLURM\nplugin_args: {node_args: '--mem={memory}'}\n")
+        changes = {"use_plugin": plugin}
+    before = {path: path.stat().st_mtime_ns for path in settings.output_dir.rglob("*")}
+    with pytest.raises(InputError, match=r"plugin\.yml|node_args|dot: install it"):
+        runner.run(replace(settings, random_seed=3, **changes), action)
+    assert before == {path: path.stat().st_mtime_ns for path in settings.output_dir.rglob("*")}
+
+
+def test_a_participants_folder_that_cannot_be_used_stops_nobody_else(settings, monkeypatch, capsys):
+    plan = runner.make_plan(settings)
+    settings.output_dir.mkdir()
+    (settings.output_dir / "sub-01").write_text("no folder")
+
+    def run_workflow(workflow, settings, names):
+        assert list(names.values()) == ["sub-02"]
+        finish(replace(plan, scans=plan.scans[1:]))
+        return True
+
+    monkeypatch.setattr(engine, "run_workflow", run_workflow)
+    assert runner.run(settings) == 1
+    assert done(plan)[1:] == [True]
+    said = capsys.readouterr()
+    assert "sub-01 is left out" in said.err and "cannot be written to" in said.err
+    assert "sub-02.html" in said.out
