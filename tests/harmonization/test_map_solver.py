@@ -786,9 +786,9 @@ def test_scans_of_two_contrasts_that_share_a_map_are_told(domain, model):
 
 def test_the_scan_that_cannot_be_used_is_named(domain, model):
     flat = np.where(MASK, 1.0, 0)
-    with pytest.raises(InputError, match=r"^sub-01_ses-B_T1w\.nii\.gz: The brain is equally bright"):
-        together([domain.scans[0], flat], model, names=["sub-01_ses-A_T1w.nii.gz",
-                                                        "sub-01_ses-B_T1w.nii.gz"])  # fmt: skip
+    names = ["sub-01_ses-A_T1w.nii.gz", "sub-01_ses-B_T1w.nii.gz"]
+    with pytest.raises(InputError, match=r"^sub-01_ses-B_T1w\.nii\.gz: The brain is equally"):
+        together([domain.scans[0], flat], model, names=names)
     with pytest.raises(InputError, match="^The brain is equally bright"):
         solve(flat, model)
 
