@@ -122,8 +122,10 @@ def read_study(output_dir, bids_dir, space, participants=(), sessions=()):
         label = folder.name.removeprefix("sub-")
         if participants and label not in participants:
             continue
-        found = _records(folder, bids_dir, space, problems)
-        found = [r for r in found if not sessions or r.session in sessions]
+        own = _records(folder, bids_dir, space, problems)
+        found = [r for r in own if not sessions or r.session in sessions]
+        if own and not found:  # has results of other sessions than those asked for
+            continue
         records += found
         if not any(r.metrics for r in found) and not (found and sessions):
             missing[label] = _reason(output_dir, label, found)

@@ -53,6 +53,13 @@ def test_who_has_no_results_in_a_session_is_named(scan_maker, tmp_path):
         read(tmp_path, participants=("02",), sessions=("A",))
 
 
+def test_who_was_never_in_the_session_asked_for_is_not_missing(scan_maker, tmp_path):
+    scan_maker(tmp_path, "01", "A", seed=0)
+    scan_maker(tmp_path, "02", "B", seed=1)
+    study = read(tmp_path, sessions=("A",))
+    assert {r.participant for r in study.records} == {"01"} and study.missing == {}
+
+
 def test_who_was_not_run_yet_is_not_unknown(scan_maker, tmp_path):
     scan_maker(tmp_path, "01", "A", seed=0)
     (tmp_path / "bids" / "sub-02").mkdir()
