@@ -7,6 +7,8 @@ from pathlib import Path
 
 from . import __version__
 from .errors import InputError
+from .folders import ASIDE
+from .jsonfiles import read_json
 from .reports.svg import write_text
 
 BIDS_VERSION = "1.10.0"
@@ -18,7 +20,8 @@ MASK_ENDINGS = tuple(
     for entity in ("desc", "label")
     for extension in ("nii.gz", "nii")
 )
-BIDSIGNORE = ("*.html", "logs/", "**/figures", "**/log", "*_xfm.*", "*_metrics.*", "group_*")
+BIDSIGNORE = ("*.html", "logs/", "**/figures", "**/log", "*_xfm.*", "*_metrics.*", "group_*",
+              f"{ASIDE}*")  # fmt: skip
 
 
 def find_precomputed(scan, folders, *endings):
@@ -220,11 +223,11 @@ def is_done(scan, space, settings, key):
     """
     if not is_complete(scan, space, settings):
         return False
-    first = settings.output_dir / expected_outputs(scan, space, settings)[0]
+    outputs = [settings.output_dir / name for name in expected_outputs(scan, space, settings)]
+    (checked,) = (path for path in outputs if path.name.endswith("_desc-preproc_T1w.json"))
     try:
-        told = json.loads(first.read_text(encoding="utf-8"))
-        failed = told.get("AnatomicalChecks", {}).get("Verdict") == "fail"
-        same = told.get("ProvenanceKey") == key
+        same = read_json(outputs[0]).get("ProvenanceKey") == key
+        failed = read_json(checked).get("AnatomicalChecks", {}).get("Verdict") == "fail"
     except (OSError, ValueError, AttributeError):
         return False
     # What only --force lets pass is no result of a run without.

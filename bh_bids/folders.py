@@ -2,9 +2,15 @@
 
 import errno
 import os
+import shutil
 import tempfile
+import time
 
 from .errors import InputError
+
+ASIDE = ".bh-bids-"
+"""How the folders begin in which files are written aside."""
+_DAY = 24 * 3600
 
 
 def check_folders(settings):
@@ -120,3 +126,20 @@ def make_writable(folder):
             pass
     except OSError as error:
         raise not_writable(folder, error.strerror or error) from None
+
+
+def remove_remains(output_dir):
+    """Remove what steps that were killed had written aside in an output folder.
+
+    Parameters
+    ----------
+    output_dir : pathlib.Path
+        What is younger than a day may be of another run that goes on.
+    """
+    for folder in output_dir.glob(f"{ASIDE}*"):
+        try:
+            old = time.time() - folder.stat().st_mtime > _DAY
+        except OSError:  # another run was faster
+            continue
+        if old:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,30 @@ import numpy as np
 from .errors import InputError
 
 SCALE_PERCENTILE = 99.0
+# With fewer intensities in a brain it is no T1w image, but labels or a strongly rounded one.
+FEW_INTENSITIES = 32
+
+
+def few_intensities(values):
+    """Tell of a brain that has but a few intensities.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        The brain's, as they were stored: an interpolation makes many of few.
+
+    Returns
+    -------
+    list of str
+        A sentence or none.
+    """
+    levels = np.unique(values).size
+    if levels >= FEW_INTENSITIES:
+        return []
+    return [
+        f"The brain has only {levels} different intensities: check that this is a T1w image and no "
+        "segmentation."
+    ]
 
 
 def volume_scale(volume, mask, percentile=SCALE_PERCENTILE):

@@ -10,7 +10,14 @@ from .dataset import Scan, check_dataset, find_scans
 from .derivatives import check_output, is_done, masks_left_out, unmark, write_description
 from .engine import check_engine
 from .errors import InputError, ModelError
-from .folders import check_folders, check_writable, make_writable, not_writable, refuse_inside
+from .folders import (
+    check_folders,
+    check_writable,
+    make_writable,
+    not_writable,
+    refuse_inside,
+    remove_remains,
+)
 from .jsonfiles import read_json
 from .locks import lock_participants
 from .outcome import EX_FAILED, EX_OK, require_results, write_reports
@@ -106,8 +113,12 @@ def run(settings, action=None):
     plan, barred = _write_shared(plan)
     if action:
         code = write_reports(plan, pages=action == "reports_only", ran=False)
-        return EX_FAILED if barred else code
-    code = _execute(plan) or (EX_FAILED if barred else EX_OK)
+    else:
+        code = _execute(plan)
+    _tell(barred)  # again, where it is not overlooked
+    code = code or (EX_FAILED if barred else EX_OK)
+    if action:
+        return code
     if settings.output_layout == "bids":
         count = write_raw_like(plan, root)
         print(f"{count} harmonized scans as a raw-like dataset: {root}")
@@ -262,7 +273,7 @@ def _write_shared(plan):
     plan : Plan
         Without participants whose folder cannot be written to.
     barred : list of str
-        These participants.
+        A sentence on each of them.
     """
     from .reports.readme import write_readme
 
@@ -275,28 +286,40 @@ def _write_shared(plan):
     source = source if isinstance(source, dict) else {}
     write_description(settings.output_dir, settings.bids_dir, settings.derivatives, source)
     write_readme(settings.output_dir)
+    remove_remains(settings.output_dir)
     from bh_bids.workflows.base import participant_log
 
-    barred = []
+    barred = {}
     for participant in sorted({scan.participant for scan in plan.scans}):
         log = participant_log(settings, participant)
         own = for_participant(settings, participant)
+        folders = {scan.folder for scan in plan.scans if scan.participant == participant}
         try:
+            for folder in sorted(folders):
+                check_writable(settings.output_dir / folder)
             log.mkdir(parents=True, exist_ok=True)
             (log / "bh-bids.toml").write_text(own.to_toml(), encoding="utf-8")
+        except InputError as error:
+            barred[participant] = f"sub-{participant} is left out: {error}"
         except OSError as error:
             if error.errno in ALL_FAIL:
                 raise
-            barred.append(participant)
             said = not_writable(log, error.strerror or error)
-            print(f"sub-{participant} is left out: {said}", file=sys.stderr)
+            barred[participant] = f"sub-{participant} is left out: {said}"
+    said = list(barred.values())
+    _tell(said)
     if not barred:
-        return plan, barred
+        return plan, said
     scans, todo = (
         [scan for scan in some if scan.participant not in barred]
         for some in (plan.scans, plan.todo)
     )
-    return replace(plan, scans=scans, todo=todo), barred
+    return replace(plan, scans=scans, todo=todo), said
+
+
+def _tell(sentences):
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
 
 
 def _execute(plan):

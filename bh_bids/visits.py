@@ -57,7 +57,10 @@ def difference(scan, other):
 
 
 def kept_apart(scan, scans):
-    """Sentences on the scans that one does not share its map of intensities with.
+    """Sentences on the visits that one does not share its map of intensities with.
+
+    That scans of other names, such as of another ``acq``, are of other contrasts goes without
+    saying.
 
     Parameters
     ----------
@@ -70,7 +73,11 @@ def kept_apart(scan, scans):
     list of str
     """
     (own,) = (group for group in of_one_contrast(scans) if scan in group)
-    others = [(other, difference(scan, other)) for other in scans if other not in own]
+    others = [
+        (other, difference(scan, other))
+        for other in scans
+        if other not in own and _entities(other) == _entities(scan)
+    ]
     return [
         f"It does not share its map of intensities with {other.path.name}: "
         f"{why or 'that one is of another group'}."

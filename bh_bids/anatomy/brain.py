@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import InputError
+from ..intensity import few_intensities
 from .ants_images import deterministic, silent, to_ants
 from .bias import NO_NEGATIVE, rough_correction
 from .resampling import content_box, downsample, extend, resample, voxel_sizes, voxel_volume
@@ -165,7 +166,7 @@ def brain_mask(
             f"The brain mask ({method}) has {volume_ml:.0f} ml, which is no brain: check that the "
             "scan is a T1w head in its true orientation, or give a mask with --derivatives."
         )
-    warnings += negative_intensities(volume, mask)
+    warnings += [*negative_intensities(volume, mask), *few_intensities(volume[mask])]
     return mask, {"Method": method, "Volume_ml": round(volume_ml, 1), "Warnings": warnings}
 
 

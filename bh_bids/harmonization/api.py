@@ -191,7 +191,11 @@ def harmonize_together(
     absent = [None] * len(volumes)
     heads = []
     for volume, mask, lesion, name in zip(
-        volumes, masks, lesions or absent, names or absent, strict=True
+        volumes,
+        masks,
+        absent if lesions is None else lesions,
+        absent if names is None else names,
+        strict=True,
     ):
         try:
             heads.append(_prepare(volume, mask, lesion, model, place, seed, progress))
@@ -224,8 +228,8 @@ class _Head:
 def _prepare(volume, mask, lesion, model, place, seed, progress):
     volume, mask, guards = usable_volume(volume, mask, model)
     given, lesion = lesion, usable_lesion(lesion, mask)
-    if given is not None and lesion is None and np.any(given):
-        guards.append("The lesion mask does not meet the brain, and counted for nothing.")
+    if given is not None and lesion is None:
+        guards.append("The lesion mask has no voxel in the brain, and counted for nothing.")
     source, source_scale = to_target_units(volume, mask, left_out=lesion)
     contrast, doubts = contrast_guard(source, mask if lesion is None else mask & ~lesion, model)
     problem = Problem(

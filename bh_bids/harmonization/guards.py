@@ -5,6 +5,7 @@ import numpy as np
 from ..errors import InputError
 from ..evaluation.harm import lesion_contrasts
 from ..evaluation.similarity import ncc
+from ..intensity import few_intensities
 from .starts import COMMON_BRAIN
 
 # Correlation of the source with the target's mean volume inside the brain, after registration.
@@ -17,8 +18,6 @@ DOUBTFUL_BELOW = 0.45
 MENDABLE = 0.05
 # A brain of which nine tenths differ by no more than this share of its brightest is flat.
 FLAT = 1e-3
-# With fewer intensities in a brain it is no T1w image, but labels or a strongly rounded one.
-FEW_INTENSITIES = 32
 # A brain mask with more zeros reaches beyond the scan: they would count as its darkest tissue.
 EMPTY = 0.02
 # A lesion's contrast to its surroundings may be multiplied by this: a map of intensities that
@@ -74,12 +73,7 @@ def usable_volume(volume, mask, model):
             "The brain is equally bright everywhere: there is no contrast to harmonize. Check the "
             "scan and its brain mask."
         )
-    levels = np.unique(volume[mask]).size
-    if levels < FEW_INTENSITIES:
-        guards.append(
-            f"The brain has only {levels} different intensities: check that this is a T1w image "
-            "and no segmentation."
-        )
+    guards += few_intensities(volume[mask])
     negative = float(np.mean(volume[mask] < 0))
     if negative > 0.01:
         guards.append(f"{negative:.1%} of the brain's intensities are negative and count as 0.")

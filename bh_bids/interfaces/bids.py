@@ -9,6 +9,8 @@ from typing import Any
 from nipype.interfaces.base import isdefined
 from templateflow.client import TemplateFlowClient
 
+from ..folders import ASIDE
+
 
 def _import_sink():
     """niworkflows' sink, without the index of all TemplateFlow that its import makes.
@@ -66,7 +68,7 @@ class DerivativesDataSink(_DerivativesDataSink):
     def _run_interface(self, runtime):
         final = Path(self.inputs.base_directory)
         final.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".bh-bids-", dir=final) as aside:
+        with tempfile.TemporaryDirectory(prefix=ASIDE, dir=final) as aside:
             self.inputs.base_directory = aside
             meta = self.inputs.meta_dict
             said = dict(meta) if isdefined(meta) else {}  # the sink writes into what it is given

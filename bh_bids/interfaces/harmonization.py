@@ -62,7 +62,7 @@ class _TogetherOutputSpec(TraitedSpec):
 
 
 class HarmonizeTogether(SimpleInterface):
-    """Harmonize one participant's scans of one scanner, with one intensity map for all."""
+    """Harmonize one participant's scans of one contrast, with one intensity map for all."""
 
     input_spec = _TogetherInputSpec
     output_spec = _TogetherOutputSpec
@@ -94,7 +94,7 @@ def _harmonize(brains, inputs, folder, shared=()):
         device=inputs.device,
         seed=inputs.seed,
         lesions=[read_ras(lesion)[0] > 0 if lesion else None for _, _, lesion in brains],
-        names=shared or None,
+        names=list(shared) or None,
         **(inputs.parameters or {}),
     )
     names = ("method", "device", "seed", "converged", "iterations", "guards", "parameters",

@@ -113,6 +113,7 @@ class FromWithinTemplate(SimpleInterface):
         from ..anatomy.images import read_ras, save_nifti
         from ..anatomy.registration import image_matrix, write_affine
         from ..anatomy.resampling import resample, voxel_volume
+        from ..intensity import few_intensities
 
         volume, affine = read_ras(self.inputs.in_file)
         brain, grid = read_ras(self.inputs.mask)
@@ -129,7 +130,11 @@ class FromWithinTemplate(SimpleInterface):
         details["WithinTemplate"] = self.inputs.scans
         if isdefined(self.inputs.warnings):
             details["Warnings"] = [*self.inputs.warnings, *details["Warnings"]]
-        details["Warnings"] += [*empty, *negative_intensities(volume, mask)]
+        details["Warnings"] += [
+            *empty,
+            *negative_intensities(volume, mask),
+            *few_intensities(volume[mask]),
+        ]
         folder = Path(runtime.cwd)
         (folder / "details.json").write_text(json.dumps(details))
         self._results.update(

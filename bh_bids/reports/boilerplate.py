@@ -243,8 +243,8 @@ def _map_text(blocks):
             "the participant's part was kept."
         )
         shared = (
-            " The scans that a participant has of one scanner shared that map, estimated on the "
-            "mean of their quantiles once their gains were equal."
+            " The scans that a participant has of one scanner and sequence shared that map, "
+            "estimated on the mean of their quantiles once their gains were equal."
         )
         stages.append(
             "Where the distribution of the brain's intensities was unlike target scans', one "

@@ -1,13 +1,21 @@
 """Folders that would mix input and output, or cannot be written to."""
 
 import json
+import os
+import time
 from dataclasses import replace
 
 import pytest
 
 from bh_bids.derivatives import check_output
 from bh_bids.errors import InputError
-from bh_bids.folders import check_folders, check_writable, make_writable
+from bh_bids.folders import (
+    ASIDE,
+    check_folders,
+    check_writable,
+    make_writable,
+    remove_remains,
+)
 from bh_bids.runner import run
 from bh_bids.settings import Settings
 
@@ -58,6 +66,15 @@ def test_a_folder_is_looked_at_without_being_made(tmp_path):
     with pytest.raises(InputError, match="cannot be written to"):
         check_writable(tmp_path / "gone" / "b")
     assert [p.name for p in tmp_path.iterdir()] == ["gone"]
+
+
+def test_what_a_killed_step_left_is_removed_once_it_is_nobodys(tmp_path):
+    for name, age in (("old", 2 * 24 * 3600), ("young", 60)):
+        folder = tmp_path / f"{ASIDE}{name}"
+        (folder / "sub-01").mkdir(parents=True)
+        os.utime(folder, (time.time() - age,) * 2)
+    remove_remains(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [f"{ASIDE}young"]
 
 
 @pytest.mark.parametrize("action", [None, "dry_run"])

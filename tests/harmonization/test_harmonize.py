@@ -64,6 +64,7 @@ def test_no_volume_is_a_mistake_and_lesions_may_be_one_array(brain, tools):
         [volume], [mask], model, lesions=np.zeros((1, *volume.shape)), **given
     )
     assert np.isfinite(result.volume).all()
+    assert any("no voxel in the brain" in g for g in result.guards)
 
 
 def test_result_is_in_the_targets_scale_and_empty_outside_the_brain(brain, tools):

@@ -157,10 +157,13 @@ def test_an_option_that_cannot_be_used_costs_no_result(settings, monkeypatch, fa
     assert before == {path: path.stat().st_mtime_ns for path in settings.output_dir.rglob("*")}
 
 
-def test_a_participants_folder_that_cannot_be_used_stops_nobody_else(settings, monkeypatch, capsys):
+@pytest.mark.parametrize("place", ["sub-01", "sub-01/anat"])
+def test_a_participants_folder_that_cannot_be_used_stops_nobody_else(
+    place, settings, monkeypatch, capsys
+):
     plan = runner.make_plan(settings)
-    settings.output_dir.mkdir()
-    (settings.output_dir / "sub-01").write_text("no folder")
+    (settings.output_dir / place).parent.mkdir(parents=True)
+    (settings.output_dir / place).write_text("no folder")
 
     def run_workflow(workflow, settings, names):
         assert list(names.values()) == ["sub-02"]
@@ -171,5 +174,6 @@ def test_a_participants_folder_that_cannot_be_used_stops_nobody_else(settings, m
     assert runner.run(settings) == 1
     assert done(plan)[1:] == [True]
     said = capsys.readouterr()
-    assert "sub-01 is left out" in said.err and "cannot be written to" in said.err
+    assert said.err.count("sub-01 is left out") == 2, "at the beginning, and at the end"
+    assert "cannot be written to (Not a directory)" in said.err
     assert "sub-02.html" in said.out

@@ -37,6 +37,14 @@ def test_negative_intensities_are_among_the_warnings_of_a_scan(small_brain, file
     assert before == "noticed before" and "% of the brain is negative" in negative
 
 
+def test_a_brain_of_few_intensities_is_told_as_it_was_stored(small_brain, files, tmp_path):
+    """On the model's grid interpolation has made many of them."""
+    labels = np.round(small_brain.volume / small_brain.volume.max() * 8)
+    step = ExtractBrain(**files(in_file=labels))
+    details = json.loads(open(step.run(cwd=str(tmp_path)).outputs.details).read())
+    assert any("different intensities" in said for said in details["Warnings"])
+
+
 def test_a_z_scored_scan_is_refused_before_its_dark_half_is_lost(small_brain, files, tmp_path):
     volume, mask = small_brain.volume, small_brain.mask
     scored = np.where(mask, (volume - volume[mask].mean()) / volume[mask].std(), 0)
