@@ -10,6 +10,7 @@ from bh_bids.flow import slopes
 from bh_bids.flow.config import FlowConfig
 from bh_bids.harmonization import contrast, denoise, gates, guards, stages
 from bh_bids.harmonization import map as module
+from bh_bids.intensity import FEW_INTENSITIES
 from bh_bids.mapping import (
     calibration,
     disturb,
@@ -38,7 +39,9 @@ def test_what_the_guards_go_by():
     text = PAGE.read_text(encoding="utf-8")
     said = text[text.index("## Guards") : text.index("## What differs from the published")]
     assert f"less than {stages.PARTIAL} of the target's average brain in view (`map`)" in said
-    assert f"fewer than {guards.FEW_INTENSITIES} different intensities in the brain" in said
+    assert f"fewer than {FEW_INTENSITIES} different intensities in the brain" in said
+    assert f"more than {100 * guards.EMPTY:.0f} % of zeros" in said
+    assert f"more than {module.ONE_CONTRAST} target units from the mean of all" in said
 
 
 def test_parameters_and_defaults(section):
